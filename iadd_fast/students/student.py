@@ -1,0 +1,187 @@
+"""A student: any network as a pure function of one flat parameter vector ``theta``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSlice:
+    """Where one parameter tensor lives in ``theta``: ``theta[start:stop].view(shape)``."""
+
+    name: str
+    layer: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Student:
+    """A network as a function ``logits = apply(theta, images)`` of one flat vector ``theta``.
+
+    ``theta`` holds the module's parameters in ``module.parameters()`` order, each flattened and
+    concatenated (the order of MTT's ``ReparamModule`` and of its expert files).
+
+    Args:
+        factory: builds the module with freshly initialised parameters; called once here and once
+            per :meth:`init`.
+        spec: JSON-able description from which :func:`iadd_fast.students.build` makes the same
+            student again.
+
+    Raises:
+        ValueError: the module has no parameters, keeps running statistics in training mode
+            (BatchNorm) or draws random numbers in training mode (Dropout). Both would make the
+            network more than a function of ``theta`` and its input; call ``.eval()`` on the module
+            or use group or instance norm.
+    """
+
+    def __init__(self, factory: Callable[[], nn.Module], spec: Mapping[str, Any]) -> None:
+        self._factory = factory
+        self.spec: dict[str, Any] = dict(spec)
+        # The template only gives structure: functional_call replaces every parameter.
+        self.module = factory().requires_grad_(False)
+        _check_is_function(self.module)
+        table: list[ParameterSlice] = []
+        offset = 0
+        for name, parameter in self.module.named_parameters():
+            layer = name.rpartition(".")[0] or name
+            stop = offset + parameter.numel()
+            table.append(ParameterSlice(name, layer, tuple(parameter.shape), offset, stop))
+            offset = stop
+        if not table:
+            raise ValueError("module: has no parameters; a student needs something to train")
+        self.parameters: tuple[ParameterSlice, ...] = tuple(table)
+        self.num_parameters = offset
+        #: Functions that an engine compiled for this student; they live as long as it does.
+        self.compiled: dict[Hashable, Any] = {}
+        self._sizes = [entry.stop - entry.start for entry in table]
+
+    def __repr__(self) -> str:
+        return f"Student({self.spec}, {self.num_parameters:,} parameters)"
+
+    def init(
+        self,
+        seed: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """A fresh flat ``theta`` ``[num_parameters]``: the module's own default initialisation.
+
+        Drawn on the CPU under ``seed`` without touching the caller's random state, so that equal
+        seeds give equal parameters on every device.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = self._factory()
+        flat = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+        return flat.to(device=device, dtype=dtype, copy=True)
+
+    def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
+        """Views of ``theta`` ``[num_parameters]`` by parameter name."""
+        return {
+            entry.name: part.view(entry.shape)
+            for entry, part in zip(self.parameters, theta.split(self._sizes), strict=True)
+        }
+
+    def apply(self, theta: Tensor, images: Tensor) -> Tensor:
+        """Logits ``[N, classes]`` of ``images`` ``[N, ...]`` under ``theta`` ``[num_parameters]``.
+
+        Differentiable in both arguments to any order, in reverse and forward mode, as far as the
+        module's own operators are.
+        """
+        logits: Tensor = functional_call(self.module, self.unflatten(theta), (images,))
+        return logits
+
+    __call__ = apply
+
+    def layers(self) -> dict[str, list[slice]]:
+        """Layer name -> the slices of ``theta`` it owns, in order."""
+        owned: dict[str, list[slice]] = {}
+        for entry in self.parameters:
+            owned.setdefault(entry.layer, []).append(slice(entry.start, entry.stop))
+        return owned
+
+    def check_theta(self, theta: Tensor, argument: str = "theta") -> None:
+        """Raise ``ValueError`` unless ``theta`` is a flat vector for this student."""
+        if theta.ndim != 1 or theta.numel() != self.num_parameters:
+            raise ValueError(
+                f"{argument}: got shape {tuple(theta.shape)}; this student takes a flat vector of "
+                f"{self.num_parameters} parameters"
+            )
+
+
+def from_module(
+    module: nn.Module | Callable[[], nn.Module], spec: Mapping[str, Any] | None = None
+) -> Student:
+    """A student from any ``nn.Module`` (or a function that builds one).
+
+    With a module, :meth:`Student.init` copies it and calls ``reset_parameters()`` on each
+    submodule; a module that owns parameters without that method needs the building function.
+
+    Args:
+        module: the network, mapping a batch to logits, or a function without arguments that
+            builds it freshly initialised.
+        spec: description kept in artifacts; default names the module's class.
+
+    Raises:
+        TypeError: ``module`` is neither.
+        ValueError: see :class:`Student`; or a submodule cannot be re-initialised.
+    """
+    if isinstance(module, nn.Module):
+        _check_resettable(module)
+        template = copy.deepcopy(module).cpu().requires_grad_(False)
+
+        def factory() -> nn.Module:
+            fresh = copy.deepcopy(template)
+            for part in fresh.modules():
+                reset = getattr(part, "reset_parameters", None)
+                if callable(reset):
+                    reset()
+            return fresh
+
+        name = type(module).__qualname__
+    elif callable(module):
+        factory = module
+        name = getattr(module, "__qualname__", type(module).__qualname__)
+    else:
+        raise TypeError(f"module: got {type(module).__name__}; takes an nn.Module or a function")
+    return Student(factory, spec if spec is not None else {"name": "module", "module": name})
+
+
+def _check_resettable(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        owns = any(True for _ in part.parameters(recurse=False))
+        if owns and not callable(getattr(part, "reset_parameters", None)):
+            raise ValueError(
+                f"module: {name or type(part).__name__} owns parameters but has no "
+                "reset_parameters(); pass a function that builds the module instead"
+            )
+
+
+def _check_is_function(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        kind = type(part).__name__
+        if not part.training:
+            continue
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats:
+            raise ValueError(
+                f"module: {name or kind} ({kind}) updates running statistics in training mode; "
+                "use group or instance norm, track_running_stats=False, or call .eval()"
+            )
+        if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
+            raise ValueError(
+                f"module: {name or kind} ({kind}) draws random numbers in training mode; "
+                "set p=0 or call .eval()"
+            )
+
+
+def pooled_side(side: int, times: int) -> int:
+    """Length of a side after ``times`` poolings by two (rounded down each time)."""
+    return side // 2**times
