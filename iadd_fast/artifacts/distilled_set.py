@@ -1,0 +1,272 @@
+"""The result of a distillation: one file with everything that training on it needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from iadd_fast.artifacts.files import check_schema, load_tensors, save_tensors
+from iadd_fast.artifacts.mtt import save_mtt_set
+from iadd_fast.data.transform import Transform, transform_from
+from iadd_fast.students import NAMES, Student, build
+
+SCHEMA = 1
+KIND = "distilled set"
+_TRANSFORM = "transform."
+
+
+@dataclass(eq=False, kw_only=True)
+class DistilledSet:
+    """A distilled set and what is needed to train on it. Its tensors are on the CPU.
+
+    Attributes:
+        images: float ``[N, C, ...]`` in transformed space, class after class.
+        labels: int64 ``[N]``, or float probabilities ``[N, classes]`` (each row sums to 1).
+        lr: the learned learning rate alpha of the inner steps.
+        weight: float ``[P]``, the importance w of each parameter in the distance
+            ``||w * (theta_J - target)||^2``; ``None`` for all ones.
+        class_names: one per class.
+        transform: what made the training images out of the data; ``transform.apply`` is what test
+            images need.
+        student_spec: the network it was distilled for.
+        augment: the augmentation of the inner steps as text, or ``None``.
+        config: the full configuration (JSON-able). seed: of the run.
+        versions: of the software it was made with.
+        data_name, data_fingerprint: of the training data.
+        summary: what came of the run, e.g. its best iteration and validation accuracy (JSON-able).
+
+    Raises:
+        ValueError: on construction and on loading, when a shape, dtype or value does not fit; the
+            message names the attribute.
+        TypeError: ``transform`` is not a ``Transform``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    lr: float
+    weight: Tensor | None = None
+    class_names: tuple[str, ...]
+    transform: Transform
+    student_spec: dict[str, Any]
+    augment: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    versions: dict[str, Any] = field(default_factory=dict)
+    data_name: str = ""
+    data_fingerprint: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.lr = float(self.lr)
+        self.class_names = tuple(self.class_names)
+        self.images = self.images.detach().cpu()
+        self.labels = self.labels.detach().cpu()
+        if self.weight is not None:
+            self.weight = self.weight.detach().cpu()
+        self._check()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        return (
+            f"DistilledSet({self.data_name!r}, {len(self)} x {tuple(self.images.shape[1:])}, "
+            f"{self.num_classes} classes, lr {self.lr:.4g}, {self.nbytes:,} bytes)"
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def images_per_class(self) -> int:
+        """Samples per class (the whole part of their mean where classes differ)."""
+        return len(self.images) // self.num_classes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the images and labels together."""
+        return self.images.nbytes + self.labels.nbytes
+
+    def pixels(self) -> Tensor:
+        """The images ``[N, C, ...]`` in the space of the original data: the transform undone."""
+        return self.transform.invert(self.images)
+
+    def student(self) -> Student:
+        """The network the set was distilled for.
+
+        Raises:
+            ValueError: it was a user's own module, which no file describes.
+        """
+        return build(self.student_spec)
+
+    def as_dataset(self) -> TensorDataset:
+        """A dataset of (image, label), images in transformed space."""
+        return TensorDataset(self.images, self.labels)
+
+    def to_mtt(self, folder: str | Path) -> None:
+        """Export as ``images_best.pt``, ``labels_best.pt`` and ``lr_best.pt`` in ``folder``.
+
+        Read by MTT, DC-BENCH, DATM's evaluator and DD-Ranking. The images are in transformed space.
+        Soft labels are written as log-probabilities, because those tools take logits and apply the
+        softmax themselves.
+        """
+        labels = self.labels
+        if labels.is_floating_point():
+            labels = labels.clamp_min(torch.finfo(labels.dtype).tiny).log()
+        save_mtt_set(folder, self.images, labels, self.lr)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything into the one safetensors file ``path``, whole or not at all.
+
+        Raises:
+            ValueError: something was changed to what does not fit, or ``config``, ``versions`` or
+                ``summary`` hold what JSON has no form for.
+        """
+        self._check()
+        tensors = {"images": self.images, "labels": self.labels}
+        if self.weight is not None:
+            tensors["weight"] = self.weight
+        for name, tensor in self.transform.tensors().items():
+            tensors[_TRANSFORM + name] = tensor
+        metadata: dict[str, Any] = {"kind": KIND, "schema": SCHEMA}
+        for name in _json_fields():
+            metadata[name] = getattr(self, name)
+        metadata["has_weight"] = self.weight is not None
+        metadata["transform"] = {
+            "kind": self.transform.kind,
+            "metadata": self.transform.metadata(),
+        }
+        save_tensors(path, tensors, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> DistilledSet:
+        """The set in ``path``, exactly as it was saved, on the CPU.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, another kind of file, of a newer schema, or something in it
+                is missing or does not fit.
+        """
+        tensors, metadata = load_tensors(path)
+        check_schema(path, metadata, KIND, SCHEMA)
+        described = metadata.get("transform")
+        if not isinstance(described, Mapping) or not {"kind", "metadata"} <= described.keys():
+            raise ValueError(f"{path}: does not describe its transform")
+        missing = [name for name in _json_fields() if name not in metadata]
+        needed = ["images", "labels"] + (["weight"] if metadata.get("has_weight") else [])
+        missing += [name for name in needed if name not in tensors]
+        if missing:
+            raise ValueError(f"{path}: lacks {', '.join(missing)}")
+        own = {
+            name.removeprefix(_TRANSFORM): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(_TRANSFORM)
+        }
+        _check_json_types(path, metadata)
+        try:
+            return cls(
+                images=tensors["images"],
+                labels=tensors["labels"],
+                weight=tensors.get("weight"),
+                transform=transform_from(described["kind"], own, described["metadata"]),
+                **{name: metadata[name] for name in _json_fields()},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def _check(self) -> None:
+        images, classes = self.images, self.num_classes
+        if classes < 1 or not all(isinstance(name, str) for name in self.class_names):
+            raise ValueError(f"class_names: got {self.class_names!r}; takes one text per class")
+        if not images.is_floating_point() or images.ndim < 2 or images.numel() == 0:
+            raise ValueError(
+                f"images: got {images.dtype} of shape {tuple(images.shape)}; "
+                "takes floats (N, channels, ...)"
+            )
+        _check_finite("images", images)
+        self._check_labels()
+        if not math.isfinite(self.lr) or self.lr <= 0:
+            raise ValueError(f"lr: got {self.lr}; takes a finite number above 0")
+        if not isinstance(self.transform, Transform):
+            raise TypeError(f"transform: got {type(self.transform).__name__}; takes a Transform")
+        try:
+            self.transform.invert(images[:1])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"transform: does not fit the images: {error}") from None
+        self._check_weight()
+
+    def _check_labels(self) -> None:
+        labels, count, classes = self.labels, len(self.images), self.num_classes
+        shape = tuple(labels.shape)
+        if labels.dtype == torch.int64 and shape == (count,):
+            if int(labels.min()) < 0 or int(labels.max()) >= classes:
+                raise ValueError(
+                    f"labels: got {int(labels.min())} to {int(labels.max())}; takes 0 to "
+                    f"{classes - 1}"
+                )
+        elif labels.is_floating_point() and shape == (count, classes):
+            _check_finite("labels", labels)
+            if bool((labels < 0).any()) or bool(((labels.double().sum(1) - 1).abs() > 1e-3).any()):
+                raise ValueError("labels: soft labels are probabilities: none below 0, sum 1")
+        else:
+            raise ValueError(
+                f"labels: got {labels.dtype} of shape {shape}; takes torch.int64 ({count},) or "
+                f"float probabilities ({count}, {classes})"
+            )
+
+    def _check_weight(self) -> None:
+        weight = self.weight
+        if weight is None:
+            return
+        if not weight.is_floating_point() or weight.ndim != 1:
+            raise ValueError(
+                f"weight: got {weight.dtype} of shape {tuple(weight.shape)}; takes floats "
+                "(parameters,)"
+            )
+        _check_finite("weight", weight)
+        # A user's own module cannot be built from its description, so there is nothing to compare.
+        if self.student_spec.get("name") in NAMES:
+            expected = self.student().num_parameters
+            if len(weight) != expected:
+                raise ValueError(
+                    f"weight: got {len(weight)} values; the student has {expected} parameters"
+                )
+
+
+def _json_fields() -> list[str]:
+    """The attributes that go into the metadata as they are."""
+    elsewhere = ("images", "labels", "weight", "transform")
+    return [entry.name for entry in fields(DistilledSet) if entry.name not in elsewhere]
+
+
+def _check_json_types(path: str | Path, metadata: Mapping[str, Any]) -> None:
+    expected: dict[str, type | tuple[type, ...]] = {
+        "lr": (int, float),
+        "class_names": list,
+        "student_spec": dict,
+        "augment": (str, type(None)),
+        "config": dict,
+        "seed": int,
+        "versions": dict,
+        "data_name": str,
+        "data_fingerprint": str,
+        "summary": dict,
+    }
+    for name, kind in expected.items():
+        if not isinstance(metadata[name], kind):
+            raise ValueError(f"{path}: {name}: got a {type(metadata[name]).__name__}")
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    bad = int(tensor.numel() - torch.isfinite(tensor).sum())
+    if bad:
+        raise ValueError(f"{name}: {bad:,} of {tensor.numel():,} values are not finite")

@@ -1,0 +1,213 @@
+"""Reading and writing files so that a crash never leaves half of one.
+
+Tensors go into safetensors files, everything else into JSON. Nothing here is ever a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch import contiguous_format as contiguous
+
+#: The one key of a safetensors header that holds all of the project's metadata, as a JSON string.
+METADATA_KEY = "iadd_fast"
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Make ``write`` produce the file ``path``, whole or not at all.
+
+    ``write`` gets a temporary name in the same folder (hidden, suffix as in ``path``). What it
+    wrote is synced to the disk, renamed to ``path``, and the folder is synced. Whatever goes wrong
+    before the rename, the temporary file is removed, folders made for it too, and an existing
+    ``path`` stays as it was. Missing parent folders are made.
+
+    Raises:
+        IsADirectoryError: ``path`` is a folder.
+        NotADirectoryError: a parent of ``path`` is a file.
+        RuntimeError: ``write`` wrote nothing at the name it was given.
+        Exception: whatever ``write`` raises.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; takes the name of a file")
+    made = _make_folders(path.parent)
+    temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(6)}{path.suffix}")
+    try:
+        write(temporary)
+        if not temporary.is_file():
+            raise RuntimeError(f"{path}: the writer returned without writing {temporary.name}")
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        _remove_empty(made)
+        raise
+    for folder in [path.parent, *(entry.parent for entry in made)]:
+        _sync_folder(folder)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented, strictly valid JSON, atomically.
+
+    Raises:
+        ValueError: ``value`` holds something JSON has no form for, NaN and infinities included.
+    """
+    text = to_json(value, str(path), strict=True, indent=2) + "\n"
+    write_atomically(path, lambda temporary: _write_text(temporary, text))
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in the JSON file ``path``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON.
+    """
+    path = existing_file(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is not a JSON file ({error})") from None
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write ``tensors`` and ``metadata`` as one safetensors file, atomically.
+
+    The values, dtypes and shapes are kept exactly; devices, strides and gradients are not. The
+    metadata is one JSON string under the header key ``"iadd_fast"``; tuples come back as lists, and
+    NaN as NaN.
+
+    Raises:
+        ValueError: the metadata holds something JSON has no form for.
+    """
+    # Cloned one by one: safetensors refuses tensors that share memory or are not contiguous.
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=contiguous)
+        for name, tensor in tensors.items()
+    }
+    header = {METADATA_KEY: to_json(dict(metadata), f"{path}: metadata")}
+    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=header))
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors (on the CPU, in memory of their own) and the metadata of a file of this project.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, no safetensors file, or not one of this project's.
+    """
+    path = existing_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = header_metadata(path, file.metadata())
+            # Cloned: the views are backed by the file, which somebody may truncate later.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise not_safetensors(path, error) from None
+    return tensors, metadata
+
+
+def check_schema(path: str | Path, metadata: Mapping[str, Any], kind: str, schema: int) -> None:
+    """Raise ``ValueError`` unless ``metadata`` is of a ``kind`` and schema version this code reads.
+
+    Every file of the project carries ``{"kind": ..., "schema": ...}``.
+    """
+    found = metadata.get("kind")
+    if found != kind:
+        what = f"holds {found!r}" if isinstance(found, str) else "does not say what it holds"
+        raise ValueError(f"{path}: {what}; expected {kind!r}")
+    version = metadata.get("schema")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError(f"{path}: got schema version {version!r}; expected {schema}")
+    if version > schema:
+        raise ValueError(
+            f"{path}: was written by a newer iadd_fast (schema version {version}; this one reads "
+            f"up to {schema}); please upgrade iadd_fast to read it"
+        )
+
+
+def existing_file(path: str | Path) -> Path:
+    """``path`` as a ``Path``; ``FileNotFoundError`` or ``IsADirectoryError`` if it is no file."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; takes a file")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    return path
+
+
+def header_metadata(path: Path, header: Mapping[str, str] | None) -> dict[str, Any]:
+    """The project's metadata out of a safetensors header; ``ValueError`` when there is none."""
+    text = (header or {}).get(METADATA_KEY)
+    try:
+        metadata = json.loads(text) if text is not None else None
+    except ValueError:
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise ValueError(
+            f"{path}: is a safetensors file, but not one of iadd_fast's "
+            f"(no JSON under the metadata key {METADATA_KEY!r})"
+        )
+    return metadata
+
+
+def not_safetensors(path: Path, error: SafetensorError) -> ValueError:
+    """The error for a file that safetensors cannot open."""
+    return ValueError(f"{path}: is not a safetensors file, or is damaged ({error})")
+
+
+def to_json(value: Any, what: str, *, strict: bool = False, indent: int | None = None) -> str:
+    """``value`` as JSON; ``ValueError`` naming ``what`` where it has no such form.
+
+    Strict JSON has no NaN and no infinities; Python's own, which reads them back, does.
+    """
+    try:
+        return json.dumps(value, indent=indent, allow_nan=not strict)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what}: cannot be written as JSON: {error}") from None
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make ``folder`` with its parents; returns those that were missing, deepest first."""
+    missing = []
+    for candidate in [folder, *folder.parents]:
+        if candidate.exists():
+            if not candidate.is_dir():
+                raise NotADirectoryError(f"{candidate}: is a file; takes a folder")
+            break
+        missing.append(candidate)
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # Somebody else has put a file there.
+            return
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder to sync it.
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,97 @@
+"""A loaded data set: its parts, its classes and the transform its images went through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from iadd_fast.data.transform import Transform
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        images: float32 ``[N, C, H, W]`` (series: ``[N, C, L]``), already transformed.
+        labels: int64 ``[N]``, from 0 to classes - 1.
+
+    Raises:
+        ValueError: the counts differ, or the labels are not int64 ``[N]``.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise ValueError(
+                f"labels: got {self.labels.dtype} of shape {tuple(self.labels.shape)} for images "
+                f"of shape {tuple(self.images.shape)}; takes int64, one label per image"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same part on ``device``."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def subset(self, indices: Tensor | Sequence[int]) -> Split:
+        """The images and labels at ``indices``, in that order."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.labels.device)
+        return Split(self.images[chosen], self.labels[chosen])
+
+
+@dataclass(eq=False)
+class Data:
+    """A data set in memory.
+
+    Attributes:
+        name: what reports call it.
+        train: the part that experts and distillation see.
+        validation: held out of the training images to choose the best iteration; may be empty.
+        test: seen by the final evaluation only; None where there is none.
+        class_names: one text per class; ``class_names[c]`` belongs to label ``c``.
+        transform: what the images of all parts went through; ``transform.invert`` undoes it.
+        fingerprint: SHA-256 (hex) of all raw training images, validation included, and their
+            labels. Does not depend on the transform, the validation split or the test part.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split | None
+    class_names: tuple[str, ...]
+    transform: Transform
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one image, ``(C, H, W)``, or of one series, ``(C, L)``."""
+        return tuple(self.train.images.shape[1:])
+
+    def all_training(self) -> Split:
+        """Training and validation part together, in this order."""
+        if len(self.validation) == 0:
+            return self.train
+        return Split(
+            torch.cat([self.train.images, self.validation.images]),
+            torch.cat([self.train.labels, self.validation.labels]),
+        )
+
+    def to(self, device: torch.device | str) -> Data:
+        """The same data with its parts on ``device`` (the transform works on any device)."""
+        return replace(
+            self,
+            train=self.train.to(device),
+            validation=self.validation.to(device),
+            test=None if self.test is None else self.test.to(device),
+        )

@@ -1,0 +1,313 @@
+"""From any source to :class:`~iadd_fast.data.dataset.Data`: read, hold parts out, scale, normalise."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from iadd_fast.data.dataset import Data, Split
+from iadd_fast.data.sources import (
+    arrays,
+    cifar,
+    digits,
+    folder,
+    idx,
+    numpy_files,
+    torch_dataset,
+)
+from iadd_fast.data.sources.part import Part, Source
+from iadd_fast.data.transform import NORMALISATIONS, Transform, fit
+from iadd_fast.seeds import generator
+
+_TAKES = (
+    "'digits', the path of a folder, .npz or .npy file, an array or tensor with labels=, or a "
+    "torch Dataset of (image, label) items"
+)
+_FOLDERS = (
+    "IDX files (train-images-idx3-ubyte...), CIFAR batches (data_batch_1... or train and test), "
+    "images.npy and labels.npy, or one folder of images per class"
+)
+
+
+def load_data(
+    source: Any,
+    labels: Any = None,
+    *,
+    test: Any = None,
+    test_labels: Any = None,
+    normalise: str = "standard",
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    image_size: int | tuple[int, int] | None = None,
+    name: str | None = None,
+    seed: int = 0,
+) -> Data:
+    """Read ``source`` into memory, split it and normalise it.
+
+    uint8 pixels are divided by 255; float pixels are taken as they are. Labels become 0, 1, ... in
+    the order of their values; ``class_names`` keeps the originals or what the source calls them.
+
+    Args:
+        source: one of
+
+            * ``"digits"``: scikit-learn's handwritten digits;
+            * a folder of class folders of images (with ``train``, ``val`` and ``test`` above them
+              where there are such parts), of IDX files, of CIFAR-10's or CIFAR-100's Python
+              batches, or of ``[train_|val_|test_]images.npy`` and ``...labels.npy``;
+            * an ``.npz`` (images and labels, x and y, or train_images, train_labels, val_...,
+              test_...), or an ``.npy`` of images with ``labels``;
+            * an array or tensor with ``labels``: (N, C, H, W), (N, H, W, C) or (N, H, W), or as
+              floats series (N, C, L) or (N, L). Floats (N, A, B) are series of A channels where
+              A <= 16 and B >= 4 A, else images;
+            * a ``torch.utils.data.Dataset`` of (image, label) items, read once;
+            * ``Data``, which is returned as it is.
+        labels: for arrays: one per image. For an ``.npy``: an array or the path of another.
+        test: the test part: any of these sources (of one with several parts, its test part). It
+            goes before a test part of ``source``.
+        test_labels: the same for ``test``.
+        normalise: ``"standard"`` (mean and deviation of each channel), ``"zca"`` (eps 0.1) or
+            ``"none"``, fitted on the training images, validation included.
+        validation_fraction: of the training images, held out class by class, one at least where a
+            class has two. 0 holds none out. A validation part of the source is taken instead, or
+            joins the training part where this is 0.
+        test_fraction: the same for a test part, where there is none. 0: ``Data.test`` is None.
+        image_size: height and width (one number: both) to resize images in folders to.
+        name: what reports call the data; by default the name of the folder, file or class.
+        seed: of the images held out.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+        TypeError: a source or argument of another type.
+        ValueError: a source or argument that cannot be used; says where, what and what is taken.
+    """
+    if isinstance(source, Data):
+        return source
+    if normalise not in NORMALISATIONS:
+        takes = ", ".join(map(repr, NORMALISATIONS))
+        raise ValueError(f"normalise: got {normalise!r}; takes one of {takes}")
+    _check_fraction("validation_fraction", validation_fraction)
+    _check_fraction("test_fraction", test_fraction)
+    if test is None and test_labels is not None:
+        raise ValueError("test_labels: got labels without test=")
+    size = _size(image_size)
+
+    read = _read(source, labels, "source", "labels", size)
+    if "train" not in read.parts:
+        where = next(iter(read.parts.values())).where
+        raise ValueError(f"source: found no training part beside {where}; expected one")
+    training, validation = read.parts["train"], read.parts.get("validation")
+    tested = read.parts.get("test")
+    if test is not None:
+        other = _read(test, test_labels, "test", "test_labels", size)
+        tested = other.parts.get("test") or other.parts.get("train")
+        if tested is None:
+            raise ValueError(f"test: found only a validation part ({other.name}); expected images")
+    for part in (validation, tested):
+        if part is not None:
+            _check_alike(training, part)
+
+    values, targets = np.unique(training.labels, return_inverse=True)
+    if len(values) < 2:
+        raise ValueError(
+            f"{training.where}: found {len(training)} images of one class only "
+            f"({_names(values, read)[0]!r}); expected two classes or more"
+        )
+    images = training.images
+    test_images, test_targets = None, None
+    if tested is not None:
+        test_images, test_targets = tested.images, _targets(tested, values)
+    elif test_fraction > 0:
+        rest, held = _hold_out(targets, test_fraction, seed, "test")
+        test_images, test_targets = images[held], targets[held]
+        images, targets = images[rest], targets[rest]
+
+    held_out = 0
+    if validation is not None:
+        images = np.concatenate([images, validation.images])
+        targets = np.concatenate([targets, _targets(validation, values)])
+        held_out = len(validation) if validation_fraction > 0 else 0
+    fingerprint = _fingerprint(images, targets)
+    if validation is None and validation_fraction > 0:
+        rest, held = _hold_out(targets, validation_fraction, seed, "validation")
+        order, held_out = np.concatenate([rest, held]), len(held)
+        images, targets = images[order], targets[order]
+
+    pixels = _scaled(images)
+    transform = fit(normalise, pixels)
+    pooled = Split(transform.apply(pixels), torch.from_numpy(targets))
+    kept = len(pooled) - held_out
+    return Data(
+        name=read.name if name is None else name,
+        train=Split(pooled.images[:kept], pooled.labels[:kept]),
+        validation=Split(pooled.images[kept:], pooled.labels[kept:]),
+        test=_test_split(test_images, test_targets, transform),
+        class_names=_names(values, read),
+        transform=transform,
+        fingerprint=fingerprint,
+    )
+
+
+def _read(
+    source: Any, labels: Any, argument: str, labels_argument: str, size: tuple[int, int] | None
+) -> Source:
+    if isinstance(source, str | Path):
+        read = _read_path(source, labels, argument, labels_argument, size)
+    elif isinstance(source, Dataset):
+        _check_no_labels(labels, labels_argument, argument)
+        read = torch_dataset.read(source, argument)
+    elif isinstance(source, Tensor | list) or hasattr(source, "__array__"):
+        read = arrays.read(source, labels, argument, labels_argument)
+    else:
+        raise TypeError(f"{argument}: got a {type(source).__name__}; takes {_TAKES}")
+    for part in read.parts.values():
+        if size is not None and not read.resized and part.images.shape[2:] != size:
+            raise ValueError(
+                f"image_size: got {size[0]}x{size[1]} for images of shape {part.images.shape[1:]} "
+                f"({part.where}); only images in class folders are resized"
+            )
+    return read
+
+
+def _read_path(
+    source: str | Path,
+    labels: Any,
+    argument: str,
+    labels_argument: str,
+    size: tuple[int, int] | None,
+) -> Source:
+    path = Path(source)
+    if path.suffix.lower() == ".npy" and not path.is_dir():
+        images = numpy_files.load_npy(path)
+        if isinstance(labels, str | Path):
+            own, where = numpy_files.load_npy(Path(labels)), str(labels)
+        else:
+            own, where = labels, labels_argument
+        return Source(path.resolve().stem, arrays.read(images, own, str(path), where).parts)
+    _check_no_labels(labels, labels_argument, str(source))
+    if source == "digits":
+        return digits.read()
+    if not path.exists():
+        raise FileNotFoundError(f"{argument}: there is no {path}; takes {_TAKES}")
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return numpy_files.read_npz(path)
+    if not path.is_dir():
+        raise ValueError(f"{argument}: got the file {path}; takes {_TAKES}")
+    if idx.recognises(path):
+        return idx.read(path)
+    if cifar.recognises(path):
+        return cifar.read(path)
+    if numpy_files.recognises(path):
+        return numpy_files.read_folder(path)
+    if folder.recognises(path):
+        return folder.read(path, size)
+    held = sorted(below.name for below in path.iterdir())
+    found = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "")
+    raise ValueError(f"{path}: found {found or 'an empty folder'}; expected {_FOLDERS}")
+
+
+def _hold_out(
+    targets: NDArray[Any], fraction: float, seed: int, part: str
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Indices that stay and indices held out, both ascending.
+
+    Of a class of n, round(fraction n) are held out, at least one and at most n - 1.
+    """
+    chosen = np.zeros(len(targets), bool)
+    for label in range(int(targets.max()) + 1):
+        members = np.flatnonzero(targets == label)
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        draw = torch.randperm(len(members), generator=generator(seed, "split", part, label))
+        chosen[members[draw[:count].numpy()]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _targets(part: Part, values: NDArray[Any]) -> NDArray[Any]:
+    """The labels of ``part`` as indices into the training labels ``values``."""
+    if part.labels.dtype.kind != values.dtype.kind:
+        unknown = np.unique(part.labels)
+    else:
+        found = np.minimum(np.searchsorted(values, part.labels), len(values) - 1)
+        if (values[found] == part.labels).all():
+            return found
+        unknown = np.setdiff1d(part.labels, values)
+    raise ValueError(
+        f"{part.where}: found classes {_shown(unknown)}, which have no training images; expected "
+        f"{_shown(values)}"
+    )
+
+
+def _names(values: NDArray[Any], source: Source) -> tuple[str, ...]:
+    names = source.class_names
+    if names is None:
+        return tuple(str(value) for value in values)
+    if values.min() < 0 or values.max() >= len(names):
+        raise ValueError(
+            f"{source.parts['train'].where}: found labels from {values.min()} to {values.max()}; "
+            f"expected 0 to {len(names) - 1}, for it names {len(names)} classes"
+        )
+    return tuple(names[int(value)] for value in values)
+
+
+def _fingerprint(images: NDArray[Any], targets: NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in (images, targets):
+        digest.update(f"{array.dtype.name}{array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _scaled(images: NDArray[Any]) -> Tensor:
+    """float32, in memory of its own; uint8 divided by 255 as torchvision's ToTensor does."""
+    if images.dtype == np.uint8:
+        return torch.from_numpy(np.divide(images, np.float32(255), dtype=np.float32))
+    return torch.from_numpy(np.array(images, np.float32))
+
+
+def _test_split(
+    images: NDArray[Any] | None, targets: NDArray[Any] | None, transform: Transform
+) -> Split | None:
+    if images is None or targets is None:
+        return None
+    return Split(transform.apply(_scaled(images)), torch.from_numpy(targets))
+
+
+def _check_alike(training: Part, part: Part) -> None:
+    ours, theirs = training.images, part.images
+    if ours.dtype != theirs.dtype or ours.shape[1:] != theirs.shape[1:]:
+        raise ValueError(
+            f"{part.where}: found {theirs.dtype} images of shape {theirs.shape[1:]}; expected "
+            f"{ours.dtype} of shape {ours.shape[1:]}, as in the training part ({training.where})"
+        )
+
+
+def _check_fraction(argument: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{argument}: got {value!r}; takes a number from 0 to below 1")
+
+
+def _check_no_labels(labels: Any, argument: str, source: str) -> None:
+    if labels is not None:
+        raise ValueError(f"{argument}: got labels, but {source} brings its own; takes None")
+
+
+def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(
+            f"image_size: got {image_size!r}; takes a whole number above 0 or (height, width)"
+        )
+    return size[0], size[1]
+
+
+def _shown(values: NDArray[Any]) -> str:
+    names = [str(value) for value in values[:10]]
+    return ", ".join(names) + (f" and {len(values) - 10} more" if len(values) > 10 else "")
