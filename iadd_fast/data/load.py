@@ -1,4 +1,4 @@
-"""From any source to :class:`~iadd_fast.data.dataset.Data`: read, hold parts out, scale, normalise."""
+"""From any source to :class:`~iadd_fast.data.dataset.Data`: read, split, scale, normalise."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def load_data(
 
     pixels = _scaled(images)
     transform = fit(normalise, pixels)
-    pooled = Split(transform.apply(pixels), torch.from_numpy(targets))
+    pooled = Split(_transformed(pixels, transform), torch.from_numpy(targets))
     kept = len(pooled) - held_out
     return Data(
         name=read.name if name is None else name,
@@ -270,12 +270,19 @@ def _scaled(images: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.array(images, np.float32))
 
 
+def _transformed(pixels: Tensor, transform: Transform) -> Tensor:
+    """In place and piece by piece: raw and transformed images never stand side by side."""
+    for piece in pixels.split(1024):
+        piece.copy_(transform.apply(piece))
+    return pixels
+
+
 def _test_split(
     images: NDArray[Any] | None, targets: NDArray[Any] | None, transform: Transform
 ) -> Split | None:
     if images is None or targets is None:
         return None
-    return Split(transform.apply(_scaled(images)), torch.from_numpy(targets))
+    return Split(_transformed(_scaled(images), transform), torch.from_numpy(targets))
 
 
 def _check_alike(training: Part, part: Part) -> None:

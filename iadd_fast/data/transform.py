@@ -236,8 +236,9 @@ def transform_from(
         raise ValueError(
             f"transform {kind!r}: got tensors {sorted(tensors)}; takes {sorted(build.tensor_names)}"
         )
+    arguments: dict[str, Any] = {**tensors, **metadata}
     try:
-        return build(**tensors, **metadata)
+        return build(**arguments)
     except TypeError as error:
         raise ValueError(f"transform {kind!r}: {error}") from None
 

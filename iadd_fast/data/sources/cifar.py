@@ -48,7 +48,8 @@ def _where(paths: list[Path]) -> str:
 
 
 def _read_batches(paths: list[Path]) -> tuple[NDArray[Any], list[Any]]:
-    images, labels = [], []
+    images: list[NDArray[Any]] = []
+    labels: list[Any] = []
     for path in paths:
         batch = load_pickle(path)
         data = batch.get("data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ _KEYS: dict[PartName, tuple[tuple[str, str], ...]] = {
     "validation": (("val_images", "val_labels"), ("x_val", "y_val")),
     "test": (("test_images", "test_labels"), ("x_test", "y_test")),
 }
+_DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _EXPECTED = "; ".join(
     f"{part}: " + " or ".join(f"{images} + {labels}" for images, labels in pairs)
     for part, pairs in _KEYS.items()
@@ -54,20 +56,20 @@ def read_npz(path: Path) -> Source:
     Raises:
         ValueError: no such archive, keys are missing, or it holds Python objects.
     """
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: cannot be read as a .npz archive: {error}") from None
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError(f"{path}: holds one array; expected a .npz archive of several")
-
-    def load(name: str) -> Any:
+    with path.open("rb") as file:
         try:
-            return archive[name]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: {name} cannot be read: {error}") from None
+            archive = np.load(file, allow_pickle=False)
+        except _DAMAGED as error:
+            raise ValueError(f"{path}: cannot be read as a .npz archive: {error}") from None
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"{path}: holds one array; expected a .npz archive of several")
 
-    with archive:
+        def load(name: str) -> Any:
+            try:
+                return archive[name]
+            except _DAMAGED as error:
+                raise ValueError(f"{path}: {name} cannot be read: {error}") from None
+
         return _read_parts(path, archive.files, load)
 
 
@@ -82,7 +84,7 @@ def load_npy(path: Path) -> Any:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, EOFError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path}: cannot be read as a .npy array: {error}") from None
 
 

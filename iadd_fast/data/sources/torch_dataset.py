@@ -40,7 +40,7 @@ def read(dataset: Dataset[Any], where: str) -> Source:
         isinstance(names, list | tuple)
         and all(isinstance(name, str) for name in names)
         and part.labels.dtype.kind == "i"
-        and 0 <= part.labels.min()
+        and part.labels.min() >= 0
         and part.labels.max() < len(names)
     )
     return Source(type(dataset).__name__, {"train": part}, tuple(names) if fits and names else None)
