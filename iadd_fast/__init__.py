@@ -1,0 +1,42 @@
+"""iadd_fast: importance-aware dataset distillation by trajectory matching (IADD, arXiv 2401.15863).
+
+The main job in four calls::
+
+    data = iadd_fast.load_data("digits")
+    experts = iadd_fast.train_experts(data, out="experts")
+    distilled = iadd_fast.distill(data, experts, images_per_class=1)
+    print(iadd_fast.evaluate(distilled, data).table())
+"""
+
+from __future__ import annotations
+
+from iadd_fast import importance, ops, students
+from iadd_fast.artifacts import DistilledSet, Experts, ExpertStore, load_mtt_buffers
+from iadd_fast.augment import Augmentation
+from iadd_fast.data import Data, load_data
+from iadd_fast.distillation import DistillationDiverged, distill
+from iadd_fast.evaluation import Evaluation, evaluate
+from iadd_fast.experts import train_experts
+from iadd_fast.students import Student
+from iadd_fast.unroll import TrajectoryGradient, trajectory_gradient
+
+__all__ = [
+    "Augmentation",
+    "Data",
+    "DistillationDiverged",
+    "DistilledSet",
+    "Evaluation",
+    "ExpertStore",
+    "Experts",
+    "Student",
+    "TrajectoryGradient",
+    "distill",
+    "evaluate",
+    "importance",
+    "load_data",
+    "load_mtt_buffers",
+    "ops",
+    "students",
+    "train_experts",
+    "trajectory_gradient",
+]

@@ -1,0 +1,155 @@
+"""Every setting of the main jobs, once: Python keywords, command-line flags and TOML keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+
+def setting(default: Any, text: str) -> Any:
+    """A dataclass field with its one-line help."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base: made from keywords, checked on creation, JSON-able."""
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """The settings with these values.
+
+        Raises:
+            TypeError: an unknown name; the message lists the known ones.
+            ValueError: a value out of range.
+        """
+        known = [entry.name for entry in fields(cls)]
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise TypeError(f"{unknown[0]}: no such setting; takes {', '.join(known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name -> value."""
+        return dataclasses.asdict(self)
+
+    def _whole(self, *names: str, least: int = 1) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}: got {value!r}; takes a whole number of at least {least}")
+
+    def _number(self, *names: str, above: float | None = 0.0, below: float | None = None) -> None:
+        for name in names:
+            value = getattr(self, name)
+            good = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if good and (above is None or value > above) and (below is None or value < below):
+                continue
+            bounds = [] if above is None else [f"above {above:g}"]
+            bounds += [] if below is None else [f"below {below:g}"]
+            raise ValueError(f"{name}: got {value!r}; takes a number {' and '.join(bounds)}")
+
+    def _choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise ValueError(
+                f"{name}: got {getattr(self, name)!r}; takes one of {', '.join(choices)}"
+            )
+
+
+@dataclass(frozen=True)
+class ExpertSettings(Settings):
+    """How teachers are trained: MTT's ``buffer.py`` by default (SGD, 0.01, no momentum, DSA)."""
+
+    count: int = setting(10, "number of experts")
+    epochs: int = setting(
+        4, "epochs of each; a distillation reaches max_start_epoch + expert_epochs"
+    )
+    lr: float = setting(0.01, "learning rate of SGD")
+    momentum: float = setting(0.0, "momentum of SGD")
+    weight_decay: float = setting(0.0, "weight decay of SGD")
+    decay: bool = setting(False, "learning rate x 0.1 from half of the epochs on")
+    batch_size: int = setting(256, "real images per step")
+    augment: str = setting("auto", "DSA families joined by _, dsa, none, or auto: dsa for images")
+    seed: int = setting(0, "fixes initialisation, order and augmentation")
+
+    def __post_init__(self) -> None:
+        self._whole("count", "epochs", "batch_size")
+        self._whole("seed", least=0)
+        self._number("lr")
+        self._number("momentum", above=-1e-9, below=1.0)
+        self._number("weight_decay", above=-1e-9)
+
+
+@dataclass(frozen=True)
+class DistillSettings(Settings):
+    """How a set is distilled; MTT's protocol (arXiv 2203.11932) unless a help text says more."""
+
+    iterations: int = setting(1000, "outer steps")
+    steps: int = setting(30, "inner steps J of the student on the synthetic set")
+    expert_epochs: int = setting(2, "epochs K of the teacher that the J steps shall match")
+    min_start_epoch: int = setting(0, "first start epoch of the window")
+    max_start_epoch: int = setting(2, "last start epoch of the window")
+    first_max_start_epoch: int | None = setting(
+        None, "last start epoch at iteration 0, growing to max_start_epoch (DATM); none: no growth"
+    )
+    growth_iterations: int | None = setting(
+        None, "iterations over which the window grows; none: all of them"
+    )
+    lr_images: float = setting(10.0, "step of the images")
+    lr_lr: float = setting(1e-5, "step of the inner learning rate alpha")
+    lr_init: float = setting(0.01, "first inner learning rate alpha")
+    lr_labels: float = setting(1.0, "step of the soft labels' logits")
+    momentum: float = setting(0.5, "momentum of all three")
+    batch_size: int | None = setting(None, "synthetic images per inner step; none: all")
+    augment: str = setting("auto", "DSA families joined by _, dsa, none, or auto: as the experts")
+    soft_labels: bool = setting(False, "learn the labels too, as probabilities")
+    initial: str = setting("real", "first images: real, noise or kmeans (centres of each class)")
+    ema: float | None = setting(None, "decay of an average of the images, which is then the result")
+    trajectories: int = setting(1, "teacher segments matched per outer step, their mean taken")
+    window: int | None = setting(None, "differentiate only the last so many inner steps; none: all")
+    engine: str = setting("auto", "engine of the meta-gradient: auto, module or reference")
+    compile: bool = setting(False, "run engine module under torch.compile")
+    validate_every: int | None = setting(
+        None, "iterations between validations, which pick the result; none: ten of them"
+    )
+    validation_networks: int = setting(2, "networks per validation")
+    validation_epochs: int = setting(300, "epochs of each of them")
+    max_loss: float = setting(5.0, "a step whose loss is larger is skipped")
+    max_skips: int = setting(20, "skipped steps in a row that stop the run")
+    checkpoint_every: int = setting(50, "iterations between checkpoints")
+    seed: int = setting(0, "fixes everything that is drawn")
+
+    def __post_init__(self) -> None:
+        self._whole(
+            "iterations", "steps", "expert_epochs", "growth_iterations", "batch_size",
+            "trajectories", "window", "validate_every", "validation_networks",
+            "validation_epochs", "max_skips", "checkpoint_every",
+        )  # fmt: skip
+        self._whole("min_start_epoch", "max_start_epoch", "first_max_start_epoch", "seed", least=0)
+        self._number("lr_images", "lr_lr", "lr_init", "lr_labels", "max_loss")
+        self._number("momentum", above=-1e-9, below=1.0)
+        if self.ema is not None:
+            self._number("ema", below=1.0)
+        self._choice("initial", ("real", "noise", "kmeans"))
+        first = self.first_max_start_epoch
+        if self.min_start_epoch > (self.max_start_epoch if first is None else first):
+            raise ValueError(
+                f"min_start_epoch: got {self.min_start_epoch}; the window ends before it, at "
+                f"{self.max_start_epoch if first is None else first}"
+            )
+        if first is not None and first > self.max_start_epoch:
+            raise ValueError(
+                f"first_max_start_epoch: got {first}; takes at most max_start_epoch, "
+                f"{self.max_start_epoch}"
+            )
+
+    def last_start_epoch(self, iteration: int) -> int:
+        """Last start epoch of the window at ``iteration``."""
+        if self.first_max_start_epoch is None:
+            return self.max_start_epoch
+        share = min(1.0, iteration / (self.growth_iterations or self.iterations))
+        grown = share * (self.max_start_epoch - self.first_max_start_epoch)
+        return self.first_max_start_epoch + int(grown)

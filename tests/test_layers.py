@@ -1,0 +1,69 @@
+"""The layer contract of the design: arrows between rooms go down only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import iadd_fast
+
+ROOT = Path(iadd_fast.__file__).parent
+
+# One line per level, top first; a room may import rooms of its own and of lower levels.
+LEVELS = [
+    ["__init__", "__main__", "cli", "demo", "doctor", "options"],
+    ["report"],
+    ["distillation", "evaluation", "experts", "synthetic", "baselines"],
+    ["unroll", "importance", "augment", "students", "data", "artifacts", "training", "metrics"],
+    ["ops"],
+    ["reference"],
+    ["seeds", "settings", "specs", "interrupt", "versions"],
+]
+LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
+
+
+def imports(path: Path) -> set[str]:
+    """Rooms of the project that a file imports, at any depth of its code."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module or ""]
+            if node.module == "iadd_fast":
+                names = [f"iadd_fast.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "iadd_fast" and len(parts) > 1:
+                rooms.add(parts[1])
+    return rooms
+
+
+def test_arrows_go_down_only() -> None:
+    """Breaks when, say, students import distillation, or a new file has no place in the levels."""
+    for path in ROOT.rglob("*.py"):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if room == "kernels":
+            continue
+        assert room in LEVEL, f"{room}: has no level"
+        for other in imports(path):
+            if other in LEVEL:
+                assert LEVEL[other] >= LEVEL[room], f"{path.name} imports {other} from below"
+
+
+def test_reference_and_kernels_import_nothing_of_the_project() -> None:
+    """reference/ is checked by eye against torch alone; kernels/ and csrc/ stand alone."""
+    for folder in (ROOT / "reference", ROOT.parent / "kernels"):
+        for path in folder.rglob("*.py"):
+            others = imports(path) - {folder.name}
+            assert not others, f"{path}: imports {others}"
+
+
+def test_only_ops_knows_the_backends() -> None:
+    """Nothing above ops may reach for a backend of its own."""
+    for path in ROOT.rglob("*.py"):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if room not in ("ops", "reference", "kernels"):
+            assert not imports(path) & {"reference", "kernels"}, path
