@@ -97,7 +97,15 @@ def save_tensors(
         for name, tensor in tensors.items()
     }
     header = {METADATA_KEY: to_json(dict(metadata), f"{path}: metadata")}
-    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=header))
+
+    def write(temporary: Path) -> None:
+        # safetensors makes files that only their owner can read; these get the user's own mode.
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(plain, temporary, metadata=header)
+        temporary.chmod(mode)
+
+    write_atomically(path, write)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

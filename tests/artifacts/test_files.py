@@ -168,6 +168,16 @@ def test_tensors_round_trip_exactly(tmp_path: Path) -> None:
     assert metadata == {"kind": "x", "nested": {"a": [1, 0.1]}}
 
 
+def test_files_have_the_users_own_mode(tmp_path: Path) -> None:
+    """A set that only its owner can read is of no use to colleagues (safetensors' own default)."""
+    previous = os.umask(0o027)
+    try:
+        save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)}, {})
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o640
+
+
 def test_loaded_tensors_do_not_depend_on_the_file(tmp_path: Path) -> None:
     """Breaks if tensors stay mapped to the file: truncating it would then kill the process."""
     path = tmp_path / "tensors.safetensors"
