@@ -15,7 +15,8 @@ from tqdm import tqdm
 from iadd_fast.artifacts import DistilledSet, Experts
 from iadd_fast.artifacts.files import check_schema, load_tensors, save_tensors
 from iadd_fast.data import Data
-from iadd_fast.experts import resolve_augment, resolve_device, teachers
+from iadd_fast.devices import resolve_device
+from iadd_fast.experts import resolve_augment, teachers
 from iadd_fast.importance import Importance, Segment, Setting, parse_importance
 from iadd_fast.interrupt import DelayedInterrupt
 from iadd_fast.metrics import MetricsLog

@@ -25,6 +25,7 @@ from iadd_fast.artifacts import DistilledSet
 from iadd_fast.augment import Augmentation
 from iadd_fast.baselines import BASELINES, select
 from iadd_fast.data import Data, Split
+from iadd_fast.devices import resolve_device
 from iadd_fast.students import Student, parse_student
 from iadd_fast.training import accuracy, train
 
@@ -223,9 +224,7 @@ def evaluate(
     test = _check_data(distilled, data)
     students = _students(distilled, data, architectures)
     families = Augmentation.parse(distilled.augment if augment == "same" else augment)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    device = resolve_device(device)
 
     to_space = _space_of(distilled, data)
     test_images, test_labels = to_space(test.images).to(device), test.labels.to(device)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from iadd_fast.artifacts import Experts, ExpertStore, MemoryExperts, load_mtt_buffers
 from iadd_fast.augment import DSA, Augmentation
 from iadd_fast.data import Data
+from iadd_fast.devices import resolve_device
 from iadd_fast.seeds import derive
 from iadd_fast.settings import ExpertSettings
 from iadd_fast.students import Student, build, for_data, parse_student
@@ -219,10 +220,3 @@ def resolve_augment(text: str, data: Data) -> Augmentation | None:
     if augment is not None and len(data.sample_shape) != 3:
         raise ValueError(f"augment: got {text!r}; series of shape {data.sample_shape} take 'none'")
     return augment
-
-
-def resolve_device(device: torch.device | str | None) -> torch.device:
-    """The device named, or CUDA where there is one, else the CPU."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)

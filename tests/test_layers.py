@@ -17,7 +17,7 @@ LEVELS = [
     ["unroll", "importance", "augment", "students", "data", "artifacts", "training", "metrics"],
     ["ops"],
     ["reference"],
-    ["seeds", "settings", "specs", "interrupt", "versions"],
+    ["seeds", "settings", "specs", "interrupt", "versions", "devices"],
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 

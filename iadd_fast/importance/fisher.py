@@ -24,7 +24,7 @@ def fisher_information(setting: Setting, theta: Tensor) -> Tensor:
     draw = generator(setting.seed, "fisher")
     count = min(SAMPLES, setting.images.shape[0])
     chosen = torch.randperm(setting.images.shape[0], generator=draw)[:count]
-    images = setting.images[chosen.to(setting.images.device)]
+    images = setting.images[chosen.to(setting.images.device)].to(setting.device, setting.dtype)
     with torch.no_grad():
         probabilities = student.apply(theta, images).softmax(1).double().cpu()
     labels = torch.multinomial(probabilities, 1, generator=draw)[:, 0].to(images.device)

@@ -16,6 +16,7 @@ from iadd_fast.artifacts.files import write_atomically
 from iadd_fast.baselines import BASELINES
 from iadd_fast.evaluation import DISTILLED, FULL, Evaluation, EvaluationRow
 from iadd_fast.report import figures, pictures
+from iadd_fast.report.command import distill_command
 from iadd_fast.report.metrics import Metrics, read_metrics
 
 METHODS = {
@@ -51,7 +52,8 @@ def write_report(
         distilled: the set the report is about.
         evaluation: what :func:`iadd_fast.evaluation.evaluate` returned, or its ``to_dict()``.
         metrics: the ``metrics.jsonl`` of the run.
-        command: what to run to get the set again.
+        command: what to run to get the set again; default: the ``iadd-fast distill`` that its
+            configuration stands for.
 
     Raises:
         FileNotFoundError: there is no file at ``metrics``.
@@ -73,7 +75,7 @@ def write_report(
         "curves": curves(course),
         "importance": importance(distilled, course),
         "provenance": provenance(distilled, evaluation),
-        "command": command,
+        "command": command or distill_command(distilled),
     }
     template = resources.files("iadd_fast.report").joinpath("template.html").read_text("utf-8")
     environment = Environment(

@@ -99,7 +99,7 @@ def test_ascent_raises_and_descent_lowers_the_loss() -> None:
     theta = arrival(piece)
     loss = {}
     for direction in ("ascent", "descent"):
-        policy = Adaptive(direction=direction, learning_rate=0.05)  # type: ignore[arg-type]
+        policy = Adaptive(direction=direction, learning_rate=0.05)
         policy.prepare(setting())
         _, weight = learn(policy, 20)
         loss[direction] = float(

@@ -1,0 +1,186 @@
+"""Command-line options made out of settings: one field is one flag and one key of a TOML file."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from iadd_fast.distillation import DistillationDiverged
+from iadd_fast.settings import Settings
+
+#: What bad input raises. Anything else is a bug and keeps its traceback.
+USER_ERRORS = (ValueError, TypeError, OSError)
+
+Values = dict[str, Any]
+CONFIG = typer.Option(
+    None,
+    "--config",
+    metavar="FILE.toml",
+    help="values by name, with _ for - (images_per_class = 1); flags win",
+)
+
+
+def command(
+    app: typer.Typer, name: str, *groups: type[Settings], positional: tuple[str, ...] = ()
+) -> Callable[[Callable[[Values], None]], Callable[[Values], None]]:
+    """Make a function of values the command ``name`` whose options are the fields of ``groups``.
+
+    A field ``images_per_class`` becomes ``--images-per-class`` (or an argument, where it is named
+    in ``positional``) of the field's type, with the field's help and default. The function gets
+    every field's value by name: of the flag, else of the TOML file, else the default.
+    A field whose default is ``...`` has to be given.
+
+    Errors of the user's making end the command with status 2 and one line, Ctrl-C with 130.
+    """
+    known = {entry.name: entry for group in groups for entry in fields(group)}
+    kinds: dict[str, Any] = {}
+    for group in groups:
+        kinds |= typing.get_type_hints(group)
+
+    def register(function: Callable[[Values], None]) -> Callable[[Values], None]:
+        def run(**given: Any) -> None:
+            try:
+                function(_merged(given, known, kinds))
+            except USER_ERRORS as error:
+                _fail(error, 2)
+            except KeyboardInterrupt as stop:
+                _fail(stop, 130)
+            except DistillationDiverged as error:
+                _fail(error, 1)
+
+        parameters = [
+            inspect.Parameter(
+                field,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=_argument(entry) if field in positional else _option(entry),
+                annotation=kinds[field] | None,
+            )
+            for field, entry in known.items()
+        ]
+        parameters.append(
+            inspect.Parameter(
+                "config",
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=CONFIG,
+                annotation=Path | None,
+            )
+        )
+        run.__doc__ = function.__doc__
+        run.__annotations__ = {entry.name: entry.annotation for entry in parameters}
+        vars(run)["__signature__"] = inspect.Signature(parameters)
+        app.command(name)(run)
+        return function
+
+    return register
+
+
+def read_config(path: Path, known: Mapping[str, Any]) -> Values:
+    """The values of a TOML file, checked against ``known``: name -> type.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not TOML, a key is unknown (the message lists the known ones) or a value
+            is of another type.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"config: no file at {path}")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"config: {path} is not TOML: {error}") from None
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"config: {path} has a key {name!r}; takes {', '.join(sorted(known))}")
+        values[name] = _typed(f"config: {path}: {name}", value, known[name])
+    return values
+
+
+def _merged(given: Values, known: Mapping[str, Field[Any]], kinds: Mapping[str, Any]) -> Values:
+    config = given.pop("config", None)
+    values = {} if config is None else read_config(config, kinds)
+    values |= {name: value for name, value in given.items() if value is not None and value != []}
+    for name, entry in known.items():
+        if entry.default is ... and name not in values:
+            raise ValueError(f"{name}: missing; give it on the command line or in a --config file")
+        values.setdefault(name, entry.default)
+    return values
+
+
+def _typed(where: str, value: Any, kind: Any) -> Any:
+    """``value`` as a ``kind``: a whole number will do for a float, a text for a path."""
+    choices = [part for part in _parts(kind) if part is not type(None)]
+    for choice in choices:
+        if typing.get_origin(choice) is list:
+            if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+                return value
+        elif choice is float:
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return float(value)
+        elif choice is Path:
+            if isinstance(value, str):
+                return Path(value)
+        elif isinstance(value, choice) and (choice is bool or not isinstance(value, bool)):
+            return value
+    names = " or ".join(_kind_name(choice) for choice in choices)
+    raise ValueError(f"{where}: got {value!r}; takes {names}")
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return typing.get_args(kind)
+    return (kind,)
+
+
+def _kind_name(kind: Any) -> str:
+    if typing.get_origin(kind) is list:
+        return "a list of texts"
+    return {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        Path: "a path",
+    }[kind]
+
+
+def _option(entry: Field[Any]) -> Any:
+    flag = "--" + entry.name.replace("_", "-")
+    if entry.type in ("bool", bool):
+        flag += "/--no-" + entry.name.replace("_", "-")
+    return typer.Option(None, flag, help=_help(entry), show_default=False)
+
+
+def _argument(entry: Field[Any]) -> Any:
+    return typer.Argument(None, metavar=entry.name.upper(), help=_help(entry), show_default=False)
+
+
+def _help(entry: Field[Any]) -> str:
+    # The option's own default is None, which tells a flag that was not given from one that was.
+    default, text = entry.default, str(entry.metadata["help"])
+    if default is ...:
+        return f"{text} [required]"
+    if default is None:
+        return text
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    elif isinstance(default, tuple):
+        default = ", ".join(default)
+    return f"{text} [{default}]"
+
+
+def _fail(error: BaseException, status: int) -> None:
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = " ".join(text.split()) or type(error).__name__
+    print(f"iadd-fast: {text}", file=sys.stderr)
+    raise typer.Exit(status)
