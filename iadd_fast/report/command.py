@@ -22,8 +22,9 @@ def distill_command(distilled: DistilledSet) -> str:
     """
     config = distilled.config
     importance, student = config.get("importance"), distilled.student_spec
-    named = isinstance(importance, Mapping) and "name" in importance and "name" in student
-    if not named or not {"images_per_class", "seed"} <= config.keys():
+    if not isinstance(importance, Mapping) or "name" not in importance or "name" not in student:
+        return ""
+    if not {"images_per_class", "seed"} <= config.keys():
         return ""
     words = ["iadd-fast", "distill", "DATA", "--experts", "EXPERTS", "--out", "OUT"]
     words += ["--images-per-class", str(config["images_per_class"])]
