@@ -98,7 +98,7 @@ def initial_images(
     """First images ``[classes * images_per_class, ...]`` and their labels, class by class.
 
     ``"real"``: random training images of each class; ``"kmeans"``: the centres of its k-means
-    clusters; ``"noise"``: standard normal.
+    clusters; ``"noise"``: standard normal. Both are on the CPU.
 
     Raises:
         ValueError: a class has fewer training images than needed.
@@ -109,8 +109,9 @@ def initial_images(
         draw = generator(seed, "initial")
         return torch.randn((count, *data.sample_shape), generator=draw), labels
     chosen = []
+    known = data.train.labels.cpu()
     for label in range(data.num_classes):
-        members = torch.nonzero(data.train.labels == label)[:, 0]
+        members = torch.nonzero(known == label)[:, 0]
         if len(members) < images_per_class:
             raise ValueError(
                 f"images_per_class: got {images_per_class}; class {data.class_names[label]!r} has "
@@ -118,14 +119,12 @@ def initial_images(
             )
         if initial == "real":
             order = torch.randperm(len(members), generator=generator(seed, "initial", label))
-            chosen.append(data.train.images[members[order[:images_per_class]]])
-        else:
-            chosen.append(
-                _centres(
-                    data.train.images[members], images_per_class, derive(seed, "initial", label)
-                )
-            )
-    return torch.cat(chosen).clone(), labels
+            members = members[order[:images_per_class]]
+        images = data.train.images[members.to(data.train.images.device)].cpu()
+        if initial == "kmeans":
+            images = _centres(images, images_per_class, derive(seed, "initial", label))
+        chosen.append(images)
+    return torch.cat(chosen), labels
 
 
 def _centres(images: Tensor, count: int, seed: int) -> Tensor:
