@@ -15,7 +15,8 @@ from iadd_fast.artifacts import DistilledSet, Experts, ExpertStore, load_mtt_buf
 from iadd_fast.augment import Augmentation
 from iadd_fast.data import Data, load_data
 from iadd_fast.distillation import DistillationDiverged, distill
-from iadd_fast.evaluation import Evaluation, evaluate
+from iadd_fast.evaluation import evaluate
+from iadd_fast.evaluation_rows import Evaluation
 from iadd_fast.experts import train_experts
 from iadd_fast.students import Student
 from iadd_fast.unroll import TrajectoryGradient, trajectory_gradient

@@ -10,7 +10,8 @@ from iadd_fast.artifacts import DistilledSet
 from iadd_fast.artifacts.files import read_json, write_json
 from iadd_fast.data import Data, load_data
 from iadd_fast.distillation import distill
-from iadd_fast.evaluation import Evaluation, evaluate
+from iadd_fast.evaluation import evaluate
+from iadd_fast.evaluation_rows import Evaluation
 from iadd_fast.experts import train_experts
 from iadd_fast.report import write_report
 

@@ -10,7 +10,7 @@ import torch
 from iadd_fast import demo
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.data.transform import Identity
-from iadd_fast.evaluation import Evaluation, EvaluationRow
+from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
 
 METHODS = ("iadd", "random", "herding", "k_center", "full")
 

@@ -15,7 +15,8 @@ from iadd_fast.artifacts import DistilledSet
 from iadd_fast.augment import Augmentation
 from iadd_fast.data import Data, Split
 from iadd_fast.data.transform import Identity, Standardise
-from iadd_fast.evaluation import Evaluation, EvaluationRow, evaluate
+from iadd_fast.evaluation import evaluate
+from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
 
 CLASSES = 4
 SPEC = {"name": "mlp", "inputs": [1, 4, 4], "classes": CLASSES, "width": 16, "depth": 2}

@@ -13,7 +13,7 @@ ROOT = Path(iadd_fast.__file__).parent
 LEVELS = [
     ["__init__", "__main__", "cli", "demo", "doctor", "options"],
     ["report"],
-    ["distillation", "evaluation", "experts", "synthetic", "baselines"],
+    ["distillation", "evaluation", "evaluation_rows", "experts", "synthetic", "baselines"],
     ["unroll", "importance", "augment", "students", "data", "artifacts", "training", "metrics"],
     ["ops"],
     ["reference"],

@@ -14,7 +14,8 @@ from jinja2 import Environment, StrictUndefined
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.artifacts.files import write_atomically
 from iadd_fast.baselines import BASELINES
-from iadd_fast.evaluation import DISTILLED, FULL, Evaluation, EvaluationRow
+from iadd_fast.evaluation import DISTILLED, FULL
+from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
 from iadd_fast.report import figures, pictures
 from iadd_fast.report.command import distill_command
 from iadd_fast.report.metrics import Metrics, read_metrics

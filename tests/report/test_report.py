@@ -17,7 +17,7 @@ from PIL import Image
 from iadd_fast import students
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.data.transform import Identity, Standardise
-from iadd_fast.evaluation import Evaluation, EvaluationRow
+from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
 from iadd_fast.report import figures, pictures, write_report
 from iadd_fast.report.metrics import read_metrics
 from iadd_fast.report.page import verdict
