@@ -62,7 +62,9 @@ def main() -> None:
         best = max(tuning, key=lambda row: row["late_validation"])["lr_images"]
         print(f"image step {best:g} for all, after {minutes(began)}", flush=True)
         wanted = [
-            (policy, best, seed) for seed in range(options.seeds) for policy in POLICIES.values()
+            (policy, best, seed)
+            for seed in range(options.seeds)
+            for policy in policies(options).values()
         ]
         real = pool.submit(baselines, options)
         rows = list(pool.map(run, *jobs(options, wanted)))
@@ -70,6 +72,11 @@ def main() -> None:
     print(report(rows, reference, options))
     (out / "table.json").write_text(json.dumps({"runs": rows, "baselines": reference}, indent=1))
     print(f"finished after {minutes(began)}")
+
+
+def policies(options: argparse.Namespace) -> dict[str, str]:
+    """Name in the table -> text of the policy."""
+    return POLICIES | {text: text for text in options.also}
 
 
 def jobs(
@@ -167,7 +174,7 @@ def report(
         "networks) | per seed | matching loss | alpha | spread of v | minutes |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, policy in POLICIES.items():
+    for name, policy in policies(options).items():
         mine = [row for row in rows if row["policy"] == policy]
         scores = np.array([row["accuracies"] for row in mine])
         per_seed = ", ".join(f"{score:.1f}" for score in scores.mean(1))
@@ -212,6 +219,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--networks", type=int, default=3, help="per evaluation")
     parser.add_argument("--full-epochs", type=int, default=4)
+    parser.add_argument("--also", nargs="+", default=[], help="further policies, as texts")
     parser.add_argument("--workers", type=int, default=2, help="processes, one core each")
     parser.add_argument(
         "--image-steps",

@@ -275,6 +275,7 @@ def test_compiled_module_equals_reference() -> None:
 MEMORY = """
 import torch
 from iadd_fast import students, trajectory_gradient
+torch.set_num_threads(1)
 student = students.convnet(channels=1, classes=10, image_size=28, width=16)
 theta = student.init(0)
 images, labels = torch.randn(20, 1, 28, 28), torch.arange(20) % 10
