@@ -5,7 +5,7 @@ What is known of IADD (arXiv 2401.15863): the loss ``||W theta_J - W target||^2`
 variable ("self-adaptive weights"). Not known, no source could be read: whether W is per scalar or
 per layer, its start, its optimiser and step, whether it moves down or up the loss, any
 normalisation. :class:`Paper` is the printed formula with the plainest reading of the rest;
-:class:`Adaptive` is the form that measured best here (``docs/results.md``).
+:class:`Adaptive` is the form that the measurements in ``docs/results.md`` speak for.
 """
 
 from __future__ import annotations

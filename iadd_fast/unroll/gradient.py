@@ -69,43 +69,57 @@ def trajectory_gradient(
         ValueError: a shape, dtype, device or range does not fit (the message names the argument),
             or theta equals target, which leaves nothing to match.
     """
-    problem = _checked(
-        student, theta, target, images, labels, lr, steps, weight, normaliser, batch_size,
-        Augmentation.parse(augment), window, seed,
-    )  # fmt: skip
     if engine not in ENGINES:
         raise ValueError(f"engine: got {engine!r}; takes one of {', '.join(ENGINES)}")
+    if engine == "reference" and compile:
+        raise ValueError("compile: engine 'reference' has no compiled form (double backward)")
+    _check_theta_and_counts(student, theta, target, steps, batch_size, window)
+    problem = Problem(
+        student=student,
+        theta=theta.detach(),
+        target=target.detach(),
+        # Fresh strides: group_norm's tangent fails on one channel laid out channels-last.
+        images=images.detach().clone(memory_format=torch.contiguous_format),
+        labels=labels.detach(),
+        lr=torch.as_tensor(lr, dtype=theta.dtype, device=theta.device).detach(),
+        steps=steps,
+        weight=weight.detach() if isinstance(weight, Tensor) else weight,
+        normaliser=normaliser,
+        batch_size=batch_size,
+        augment=Augmentation.parse(augment),
+        window=steps if window is None else min(window, steps),
+        seed=seed,
+    )
+    _check_problem(problem)
     if engine == "reference":
-        if compile:
-            raise ValueError("compile: engine 'reference' has no compiled form (double backward)")
         return reference_gradient(problem)
     return module_gradient(problem, compile)
 
 
-def _checked(
+def _check_theta_and_counts(
     student: Student,
     theta: Tensor,
     target: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    lr: Tensor | float,
     steps: int,
-    weight: Tensor | WeightFunction | None,
-    normaliser: Literal["start", "weighted"],
     batch_size: int | None,
-    augment: Augmentation | None,
     window: int | None,
-    seed: int,
-) -> Problem:
+) -> None:
     student.check_theta(theta)
     student.check_theta(target, "target")
     if not theta.is_floating_point():
         raise ValueError(f"theta: got {theta.dtype}; takes a floating-point dtype")
-    like_theta = {"target": target, "images": images}
-    if isinstance(weight, Tensor):
-        student.check_theta(weight, "weight")
-        like_theta["weight"] = weight
-    if labels.is_floating_point():
+    for name, count in (("steps", steps), ("batch_size", batch_size), ("window", window)):
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ValueError(f"{name}: got {count!r}; takes a whole number of at least 1")
+
+
+def _check_problem(problem: Problem) -> None:
+    theta, images, labels = problem.theta, problem.images, problem.labels
+    like_theta = {"target": problem.target, "images": images}
+    if isinstance(problem.weight, Tensor):
+        problem.student.check_theta(problem.weight, "weight")
+        like_theta["weight"] = problem.weight
+    if problem.soft:
         like_theta["labels"] = labels
     for name, tensor in like_theta.items():
         if tensor.dtype != theta.dtype:
@@ -116,32 +130,12 @@ def _checked(
     if images.ndim < 2 or images.shape[0] == 0:
         raise ValueError(f"images: got shape {tuple(images.shape)}; takes a batch (N, ...)")
     _check_labels(labels, images.shape[0])
-    rate = torch.as_tensor(lr, dtype=theta.dtype, device=theta.device).detach()
-    if rate.ndim != 0:
-        raise ValueError(f"lr: got shape {tuple(rate.shape)}; takes a scalar")
-    for name, count in (("steps", steps), ("batch_size", batch_size), ("window", window)):
-        if count is not None and (not isinstance(count, int) or count < 1):
-            raise ValueError(f"{name}: got {count!r}; takes a whole number of at least 1")
-    if normaliser not in ("start", "weighted"):
-        raise ValueError(f"normaliser: got {normaliser!r}; takes 'start' or 'weighted'")
-    if torch.equal(theta, target):
+    if problem.lr.ndim != 0:
+        raise ValueError(f"lr: got shape {tuple(problem.lr.shape)}; takes a scalar")
+    if problem.normaliser not in ("start", "weighted"):
+        raise ValueError(f"normaliser: got {problem.normaliser!r}; takes 'start' or 'weighted'")
+    if torch.equal(theta, problem.target):
         raise ValueError("target: equals theta; there is no movement to match")
-    return Problem(
-        student=student,
-        theta=theta.detach(),
-        target=target.detach(),
-        # Fresh strides: group_norm's tangent fails on one channel laid out channels-last.
-        images=images.detach().clone(memory_format=torch.contiguous_format),
-        labels=labels.detach(),
-        lr=rate,
-        steps=steps,
-        weight=weight.detach() if isinstance(weight, Tensor) else weight,
-        normaliser=normaliser,
-        batch_size=batch_size,
-        augment=augment,
-        window=steps if window is None else min(window, steps),
-        seed=seed,
-    )
 
 
 def _check_labels(labels: Tensor, count: int) -> None:
