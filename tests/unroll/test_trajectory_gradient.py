@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iadd_fast import students
+from iadd_fast.augment import Augmentation
+from iadd_fast.seeds import derive
 from iadd_fast.students import Student
 from iadd_fast.unroll import TrajectoryGradient, trajectory_gradient
 
@@ -178,6 +180,23 @@ def test_loss_and_theta_are_those_of_a_plain_training_loop() -> None:
     wanted /= (arguments["theta"] - target).square().sum()
     torch.testing.assert_close(got.theta, theta, rtol=1e-12, atol=1e-14)
     assert float(got.loss) == pytest.approx(float(wanted), rel=1e-10)
+
+
+def test_every_step_has_augmentation_draws_of_its_own() -> None:
+    """The unroll by hand with a fresh seed a step; breaks when one draw serves all steps."""
+    arguments = problem("mlp")
+    student, theta = arguments["student"], arguments["theta"].clone()
+    augment = Augmentation.parse("crop")
+    assert augment is not None
+    for step in range(4):
+        inputs = augment(arguments["images"], derive(6, "augment", step))
+        theta.requires_grad_(True)
+        loss = F.cross_entropy(student.apply(theta, inputs), arguments["labels"])
+        (gradient,) = torch.autograd.grad(loss, theta)
+        theta = (theta - 0.01 * gradient).detach()
+    for engine in ("reference", "module"):
+        got = trajectory_gradient(**arguments, augment="crop", seed=6, engine=engine)
+        torch.testing.assert_close(got.theta, theta, rtol=1e-12, atol=1e-14)
 
 
 def test_window_of_all_steps_is_no_window_and_a_short_one_differs() -> None:
