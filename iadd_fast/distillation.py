@@ -197,9 +197,12 @@ class Distillation:
                 if diverged:
                     raise DistillationDiverged(self._diverged(row["loss"]))
                 if interrupt.requested and not last:
-                    raise KeyboardInterrupt(
-                        f"stopped after iteration {self.iteration}; the same call goes on there"
+                    kept = (
+                        "the same call goes on there"
+                        if self.folder
+                        else "without out= nothing is kept"
                     )
+                    raise KeyboardInterrupt(f"stopped after iteration {self.iteration}; {kept}")
         result = self.result()
         if self.folder is not None:
             result.save(self.folder / "distilled.safetensors")
