@@ -23,7 +23,7 @@ from iadd_fast.metrics import MetricsLog
 from iadd_fast.seeds import derive, generator
 from iadd_fast.settings import DistillSettings
 from iadd_fast.students import Student
-from iadd_fast.synthetic import SyntheticSet, initial_images
+from iadd_fast.synthetic import SyntheticSet, check_images_per_class, initial_images
 from iadd_fast.training import accuracy, train
 from iadd_fast.unroll import TrajectoryGradient, trajectory_gradient
 from iadd_fast.versions import versions
@@ -84,10 +84,9 @@ def distill(
         KeyboardInterrupt: Ctrl-C; the finished iterations are in the checkpoint.
     """
     options = DistillSettings.of(**settings)
-    if not isinstance(images_per_class, int) or images_per_class < 1:
-        raise ValueError(
-            f"images_per_class: got {images_per_class!r}; takes a whole number of at least 1"
-        )
+    # Before any expert is trained, which may take hours.
+    check_images_per_class(data, images_per_class)
+    resolve_augment(options.augment, data)
     folder = None if out is None else Path(out)
     policy = parse_importance(importance)
     where = resolve_device(device)
@@ -147,6 +146,8 @@ class Distillation:
         self.skipped = 0
         self.skips_in_a_row = 0
         self.seconds = 0.0
+        # What the last step started from whose loss was of use: where a diverged run is put back.
+        self.last_good = self.synthetic.state()
         self.best: dict[str, Tensor] = {}
         self.best_summary: dict[str, Any] = {}
         self.config: dict[str, Any] = {
@@ -191,6 +192,8 @@ class Distillation:
                 )
                 bar.update()
                 diverged = self.skips_in_a_row >= options.max_skips
+                if diverged:
+                    self.synthetic.load_state(self.last_good)
                 stop = last or diverged or interrupt.requested
                 if stop or self.iteration % options.checkpoint_every == 0:
                     self.save_checkpoint()
@@ -216,6 +219,7 @@ class Distillation:
         good = loss <= self.options.max_loss and all(_finite(result) for result in results)
         if good:
             self.skips_in_a_row = 0
+            self.last_good = self.synthetic.state()
             mean = _mean_of(results)
             self.synthetic.step(mean("images"), mean("lr"), mean("labels"))
             self.importance.update(mean("weight"))

@@ -134,6 +134,7 @@ class DistillSettings(Settings):
         if self.ema is not None:
             self._number("ema", below=1.0)
         self._choice("initial", ("real", "noise", "kmeans"))
+        self._choice("engine", ("auto", "module", "reference"))
         first = self.first_max_start_epoch
         if self.min_start_epoch > (self.max_start_epoch if first is None else first):
             raise ValueError(

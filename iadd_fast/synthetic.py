@@ -108,15 +108,11 @@ def initial_images(
     if initial == "noise":
         draw = generator(seed, "initial")
         return torch.randn((count, *data.sample_shape), generator=draw), labels
+    check_images_per_class(data, images_per_class)
     chosen = []
     known = data.train.labels.cpu()
     for label in range(data.num_classes):
         members = torch.nonzero(known == label)[:, 0]
-        if len(members) < images_per_class:
-            raise ValueError(
-                f"images_per_class: got {images_per_class}; class {data.class_names[label]!r} has "
-                f"{len(members)} training images"
-            )
         if initial == "real":
             order = torch.randperm(len(members), generator=generator(seed, "initial", label))
             members = members[order[:images_per_class]]
@@ -125,6 +121,21 @@ def initial_images(
             images = _centres(images, images_per_class, derive(seed, "initial", label))
         chosen.append(images)
     return torch.cat(chosen), labels
+
+
+def check_images_per_class(data: Data, images_per_class: int) -> None:
+    """Raise ``ValueError`` unless every class has that many training images."""
+    if not isinstance(images_per_class, int) or images_per_class < 1:
+        raise ValueError(
+            f"images_per_class: got {images_per_class!r}; takes a whole number of at least 1"
+        )
+    counts = torch.bincount(data.train.labels.cpu(), minlength=data.num_classes).tolist()
+    for name, count in zip(data.class_names, counts, strict=True):
+        if count < images_per_class:
+            raise ValueError(
+                f"images_per_class: got {images_per_class}; class {name!r} has {count} training "
+                "images"
+            )
 
 
 def _centres(images: Tensor, count: int, seed: int) -> Tensor:

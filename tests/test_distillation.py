@@ -15,6 +15,7 @@ from torch import Tensor
 
 from iadd_fast import DistillationDiverged, distill, train_experts, trajectory_gradient
 from iadd_fast.artifacts import DistilledSet, Experts, ExpertStore, MemoryExperts
+from iadd_fast.artifacts.files import load_tensors
 from iadd_fast.data import Data, load_data
 from iadd_fast.distillation import Distillation
 from iadd_fast.experts import resolve_augment
@@ -207,6 +208,11 @@ def test_bad_steps_are_skipped_counted_and_stop_the_run(
     """Breaks when a NaN reaches the images, or an endless run of skips goes unnoticed."""
     with pytest.raises(DistillationDiverged, match="4 outer steps in a row .* lower lr_images"):
         quick(data, experts, tmp_path, max_loss=1e-9, max_skips=4, iterations=50)
+    with pytest.raises(DistillationDiverged, match="the last good state is in"):
+        # The first step is finite and throws the images far out; all later losses are of no use.
+        quick(data, experts, tmp_path / "far", lr_images=1e30, max_skips=3, iterations=50)
+    tensors, _ = load_tensors(tmp_path / "far" / "checkpoint.safetensors")
+    assert torch.equal(tensors["synthetic.images"], initial_images(data, 1, "real", 0)[0])
     options = DistillSettings.of(**QUICK | {"lr_init": 1e18})
     policy = parse_importance("uniform")
     run = Distillation(data, experts, STUDENT, policy, 1, options, None, torch.device("cpu"))
@@ -346,6 +352,16 @@ def test_bad_settings_are_named(
     with pytest.raises(ValueError, match=message):
         quick(data, experts, tmp_path / "out", **change)
     assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
+
+
+def test_bad_settings_are_found_before_experts_are_trained(data: Data, tmp_path: Path) -> None:
+    """Hours of expert training must not end in a message about a misspelt option."""
+    for change in ({"engine": "fast"}, {"augment": "blur"}, {"initial": "random"}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            quick(data, None, tmp_path / "out", **change)
+    with pytest.raises(ValueError, match="images_per_class: got 1000; class '0' has"):
+        distill(data, None, 1000, "uniform", student=STUDENT, out=tmp_path / "out", **QUICK)
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_setting_lists_the_known_ones(data: Data, experts: Experts) -> None:

@@ -61,7 +61,7 @@ class Importance(ABC):
     def weight(self, segment: Segment) -> Tensor | WeightFunction | None:
         """``w`` for this segment ``[P]``; a function of theta_J; or None for 1."""
 
-    def update(self, gradient: Tensor | None) -> None:  # noqa: B027
+    def update(self, gradient: Tensor | None) -> None:  # noqa: B027 - optional for a policy
         """Learn from dL/dw ``[P]``, averaged over the segments of one outer step."""
 
     def current(self) -> Tensor | None:
@@ -72,7 +72,7 @@ class Importance(ABC):
         """Tensors from which :meth:`load_state` continues bit for bit."""
         return {}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:  # noqa: B027
+    def load_state(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - optional for a policy
         """Continue from :meth:`state`, after :meth:`prepare`."""
 
     def describe(self) -> dict[str, Any]:
