@@ -5,19 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from iadd_fast.reference.precision import widened
+
 
 def param_distance(
     theta: Tensor, start: Tensor, target: Tensor, weight: Tensor | None, weighted_normaliser: bool
 ) -> Tensor:
     """``sum (w (theta - target))^2 / sum (v (start - target))^2``, v = w if weighted else 1.
 
-    Sums are accumulated in float64. Differentiable in ``theta`` and ``weight`` to any order.
+    Sums are accumulated in float64. bfloat16 and float16 are storage: the arithmetic, and the
+    distance, are float32. Differentiable in all arguments to any order.
     """
+    theta, start, target = widened(theta), widened(start), widened(target)
     difference, span = theta - target, start - target
     if weight is not None:
-        difference = weight * difference
+        difference = widened(weight) * difference
         if weighted_normaliser:
-            span = weight * span
+            span = widened(weight) * span
     total = difference.square().sum(dtype=torch.float64) / span.square().sum(dtype=torch.float64)
     return total.to(theta.dtype)
 
@@ -33,18 +37,22 @@ def param_distance_gradients(
         dL/dweight = 2 w (d^2 - L d0^2) / D     (normaliser weighted)
                    = 2 w d^2 / D                (normaliser of the start)
     """
+    dtype = theta.dtype
+    theta, start, target = widened(theta), widened(start), widened(target)
     difference, span = theta - target, start - target
     if weight is None:
         denominator = span.square().sum(dtype=torch.float64)
         loss = difference.square().sum(dtype=torch.float64) / denominator
-        return loss.to(theta.dtype), difference * (2 / denominator).to(theta.dtype), None
+        d_theta = difference * (2 / denominator).to(theta.dtype)
+        return loss.to(theta.dtype), d_theta.to(dtype), None
+    weight = widened(weight)
     scaled, scaled_span = weight * difference, span
     if weighted_normaliser:
         scaled_span = weight * span
     denominator = scaled_span.square().sum(dtype=torch.float64)
     loss = (scaled.square().sum(dtype=torch.float64) / denominator).to(theta.dtype)
     factor = (2 / denominator).to(theta.dtype)
-    weight_gradient = scaled * difference
+    d_weight = scaled * difference
     if weighted_normaliser:
-        weight_gradient = weight_gradient - loss * scaled_span * span
-    return loss, factor * weight * scaled, factor * weight_gradient
+        d_weight = d_weight - loss * scaled_span * span
+    return loss, (factor * weight * scaled).to(dtype), (factor * d_weight).to(dtype)

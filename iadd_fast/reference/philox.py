@@ -14,11 +14,14 @@ _MULTIPLY = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEP = (0x9E3779B9, 0xBB67AE85)
 
 
-def philox(seed: int, counter: Tensor, position: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(
+    seed: int | Tensor, counter: Tensor, position: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four independent 32-bit words per entry of ``counter``, as int64 in [0, 2^32).
 
     Args:
-        seed: the 64-bit key. counter: int64 ``[n]``, first counter word, in [0, 2^32).
+        seed: the 64-bit key, a number or an int64 scalar tensor.
+        counter: int64 ``[n]``, first counter word, in [0, 2^32).
         position: second counter word; different positions are independent draws.
     """
     key0, key1 = seed & _MASK, (seed >> 32) & _MASK
