@@ -18,6 +18,7 @@ from iadd_fast.distillation import DistillationDiverged, distill
 from iadd_fast.evaluation import evaluate
 from iadd_fast.evaluation_rows import Evaluation
 from iadd_fast.experts import train_experts
+from iadd_fast.ops import backends, use_backend
 from iadd_fast.students import Student
 from iadd_fast.unroll import TrajectoryGradient, trajectory_gradient
 
@@ -31,6 +32,7 @@ __all__ = [
     "Experts",
     "Student",
     "TrajectoryGradient",
+    "backends",
     "distill",
     "evaluate",
     "importance",
@@ -40,4 +42,5 @@ __all__ = [
     "students",
     "train_experts",
     "trajectory_gradient",
+    "use_backend",
 ]

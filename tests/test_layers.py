@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import iadd_fast
+from iadd_fast import ops
 
 ROOT = Path(iadd_fast.__file__).parent
 
@@ -16,7 +17,7 @@ LEVELS = [
     ["distillation", "evaluation", "evaluation_rows", "experts", "synthetic", "baselines"],
     ["unroll", "importance", "augment", "students", "data", "artifacts", "training", "metrics"],
     ["ops"],
-    ["reference"],
+    ["reference", "native"],
     ["seeds", "settings", "specs", "interrupt", "versions", "devices"],
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
@@ -63,7 +64,48 @@ def test_reference_and_kernels_import_nothing_of_the_project() -> None:
 
 def test_only_ops_knows_the_backends() -> None:
     """Nothing above ops may reach for a backend of its own."""
+    backends = {"reference", "kernels", "native"}
     for path in ROOT.rglob("*.py"):
         room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if room not in ("ops", "reference", "kernels"):
-            assert not imports(path) & {"reference", "kernels"}, path
+        if room not in backends | {"ops"}:
+            assert not imports(path) & backends, path
+
+
+def test_an_operator_has_one_name_in_every_room() -> None:
+    """Breaks when a room lacks an operator, or spells it otherwise."""
+    tree = ROOT.parent
+    for operator in ops.backends():
+        for place in (
+            f"iadd_fast/ops/{operator}.py",
+            f"iadd_fast/reference/{operator}.py",
+            f"iadd_fast/native/{operator}.py",
+            f"kernels/{operator}.py",
+            f"csrc/include/{operator}.h",
+            f"csrc/cpu/{operator}.cpp",
+            f"tests/ops/test_{operator}.py",
+            f"tests/kernels/test_{operator}.py",
+            f"bench/bench_{operator}.py",
+        ):
+            assert (tree / place).is_file(), place
+        cuda = "no CUDA C++ kernel" not in str(ops.backends()[operator]["cuda"])
+        assert (tree / f"csrc/cuda/{operator}.cu").is_file() == cuda
+
+
+def test_the_rooms_of_one_operator_have_the_same_functions() -> None:
+    """Breaks when a backend misses an order, or takes its arguments in another order."""
+    for operator in ops.backends():
+        definition = functions(ROOT / "reference" / f"{operator}.py", operator)
+        assert definition
+        for room in (ROOT / "native", ROOT.parent / "kernels"):
+            assert functions(room / f"{operator}.py", operator) == definition, room
+
+
+def functions(path: Path, operator: str) -> dict[str, list[str]]:
+    """Public functions of a room named after the operator, with their arguments' names."""
+    return {
+        node.name: [argument.arg for argument in node.args.args]
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+        and node.name.startswith(operator)
+        and not node.name.endswith("kernel")
+    }

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from iadd_fast.reference import diff_augment as reference
+from iadd_fast.ops import registered
+from iadd_fast.ops.backends import implementation
+from iadd_fast.ops.chain import applied
+from iadd_fast.ops.checks import check_floating
 
-FAMILIES = tuple(reference.FAMILIES)
+FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
+LONGEST_CHAIN = 8
 
 
 def diff_augment(
-    images: Tensor, families: tuple[str, ...], seed: int, *, shared: bool = False
+    images: Tensor, families: tuple[str, ...], seed: int | Tensor, *, shared: bool = False
 ) -> Tensor:
     """DSA families applied one after another (Zhao and Bilen 2021; ranges as in MTT).
 
@@ -20,23 +28,86 @@ def diff_augment(
     sample bilinearly with ``align_corners=True`` and zeros outside.
 
     Args:
-        images: ``[N, C, H, W]``, floating point.
-        families: names out of :data:`FAMILIES`, in the order to apply.
-        seed: fixes every draw (Philox 4x32-10 counters), equally on every device and backend.
+        images: ``[N, C, H, W]``, floating point, any strides.
+        families: names out of :data:`FAMILIES`, in the order to apply, at most
+            :data:`LONGEST_CHAIN`; a name may come again.
+        seed: fixes every draw (Philox 4x32-10 counters), equally on every device and backend; in
+            0 .. 2^63 - 1, or an int64 scalar on the images' device, which the kernel reads itself.
         shared: one draw for the whole batch instead of one per sample.
 
     Returns:
-        Images of the same shape and dtype. Affine in ``images``: differentiable to any order.
+        Contiguous images of the same shape and dtype. bfloat16 and float16 are storage: the
+        arithmetic is float32. Affine in ``images``: differentiable to any order in either mode.
 
     Raises:
-        ValueError: not a floating-point batch of images, or an unknown family.
+        ValueError: not a floating-point batch of images, an unknown family or too many of them, or
+            a seed out of range, of another dtype or on another device.
     """
-    if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(
-            f"images: got {images.dtype} of shape {tuple(images.shape)}; augmentation takes a "
-            "floating-point batch (N, C, H, W)"
-        )
+    _check(images, families, seed)
+    families = tuple(families)
+    if torch.compiler.is_compiling():
+        drawn = torch.as_tensor(seed, device=images.device)
+        compiled: Tensor = registered.diff_augment(images, "_".join(families), drawn, shared, False)
+        return compiled
+    kernels = implementation("diff_augment", images)
+    augmented: Tensor = applied(_Augment, kernels, (families, seed, shared), False, images)
+    return augmented
+
+
+class _Augment(Function):
+    """The affine map, or (``linear``) its linear part."""
+
+    @staticmethod
+    def forward(kernels: Any, chain: Any, linear: bool, images: Tensor) -> Tensor:
+        return kernels.diff_augment(images, *chain, linear)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.kernels, ctx.chain = inputs[:2]
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        return None, None, None, applied(_Adjoint, ctx.kernels, ctx.chain, *cotangents)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return applied(_Augment, ctx.kernels, ctx.chain, True, tangents[-1])
+
+
+class _Adjoint(Function):
+    """The transpose of the linear part."""
+
+    @staticmethod
+    def forward(kernels: Any, chain: Any, cotangent: Tensor) -> Tensor:
+        return kernels.diff_augment_adjoint(cotangent, *chain)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.kernels, ctx.chain = inputs[:2]
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        return None, None, applied(_Augment, ctx.kernels, ctx.chain, True, *cotangents)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return applied(_Adjoint, ctx.kernels, ctx.chain, tangents[-1])
+
+
+def _check(images: Tensor, families: tuple[str, ...], seed: int | Tensor) -> None:
+    check_floating("images", images, 4, "batch (N, C, H, W)")
+    if 0 in images.shape[1:]:
+        raise ValueError(f"images: got shape {tuple(images.shape)}; takes sizes of at least 1")
     for family in families:
         if family not in FAMILIES:
             raise ValueError(f"families: got {family!r}; takes names out of {', '.join(FAMILIES)}")
-    return reference.diff_augment(images, families, seed, shared)
+    if len(families) > LONGEST_CHAIN:
+        raise ValueError(f"families: got {len(families)} of them; takes at most {LONGEST_CHAIN}")
+    if isinstance(seed, Tensor):
+        if (seed.dtype, seed.ndim, seed.device) != (torch.int64, 0, images.device):
+            raise ValueError(
+                f"seed: got {seed.dtype} of shape {tuple(seed.shape)} on {seed.device}; takes a "
+                f"number or an int64 scalar on {images.device}"
+            )
+    elif not 0 <= seed < 2**63:
+        raise ValueError(f"seed: got {seed}; takes 0 .. 2^63 - 1")

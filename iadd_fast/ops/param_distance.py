@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
+from torch.autograd import Function
 
+from iadd_fast.ops import registered
+from iadd_fast.ops.backends import implementation
+from iadd_fast.ops.chain import applied
+from iadd_fast.ops.checks import check_floating, check_like
 from iadd_fast.reference import param_distance as reference
+from iadd_fast.reference.precision import widened
 
 Normaliser = Literal["start", "weighted"]
 
@@ -29,14 +36,23 @@ def param_distance(
         weight: ``[P]`` of the same dtype, or None for 1.
 
     Returns:
-        A scalar of ``theta``'s dtype (sums accumulate in float64); infinite or NaN when the
-        denominator is zero. Differentiable in all arguments, to any order.
+        A scalar of ``theta``'s dtype, float32 for bfloat16 and float16, whose arithmetic it is;
+        sums accumulate in float64. Infinite or NaN when the denominator is zero.
+
+    Differentiable in all arguments, to any order, in either mode. The first derivatives for theta
+    and weight come out of the pass that computes the distance; every other derivative, and any
+    under a transform that differentiates again, is composed from the closed forms in PyTorch.
 
     Raises:
         ValueError: shapes, dtypes or devices differ, or an unknown normaliser.
     """
     _check(theta, start, target, weight, normaliser)
-    return reference.param_distance(theta, start, target, weight, normaliser == "weighted")
+    weighted = normaliser == "weighted"
+    if torch.compiler.is_compiling():
+        return reference.param_distance(theta, start, target, weight, weighted)
+    kernels = implementation("param_distance", theta)
+    distance: Tensor = applied(_ParamDistance, kernels, weighted, theta, start, target, weight)[0]
+    return distance
 
 
 def param_distance_gradients(
@@ -51,13 +67,104 @@ def param_distance_gradients(
     The seed of a reverse sweep. Not differentiable itself; arguments and errors as there.
     """
     _check(theta, start, target, weight, normaliser)
-    return reference.param_distance_gradients(
-        theta.detach(),
-        start.detach(),
-        target.detach(),
-        None if weight is None else weight.detach(),
-        normaliser == "weighted",
+    weighted = normaliser == "weighted"
+    theta, start, target = theta.detach(), start.detach(), target.detach()
+    weight = None if weight is None else weight.detach()
+    if torch.compiler.is_compiling():
+        return _compiled_gradients(theta, start, target, weight, weighted)
+    kernels = implementation("param_distance", theta)
+    result: tuple[Tensor, Tensor, Tensor | None] = kernels.param_distance_gradients(
+        theta, start, target, weight, weighted
     )
+    return result
+
+
+def _compiled_gradients(
+    theta: Tensor, start: Tensor, target: Tensor, weight: Tensor | None, weighted: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    loss, d_theta, d_weight = registered.param_distance_gradients(
+        theta, start, target, weight, weighted
+    )
+    return loss, d_theta, None if weight is None else d_weight
+
+
+class _ParamDistance(Function):
+    """The distance; where a gradient is wanted, the fused pass leaves it beside the distance."""
+
+    @staticmethod
+    def forward(
+        kernels: Any,
+        weighted: bool,
+        theta: Tensor,
+        start: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+    ) -> Any:
+        wanted = theta.requires_grad or (weight is not None and weight.requires_grad)
+        if not wanted:
+            return kernels.param_distance(theta, start, target, weight, weighted), None, None
+        return kernels.param_distance_gradients(theta, start, target, weight, weighted)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, ctx.weighted, *vectors = inputs
+        gradients = [gradient for gradient in output[1:] if gradient is not None]
+        ctx.mark_non_differentiable(*gradients)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*vectors, *output[1:])
+        ctx.save_for_forward(*vectors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        *vectors, d_theta, d_weight = ctx.saved_tensors
+        cotangent, needed = cotangents[0], ctx.needs_input_grad[2:]
+        if cotangent is None:
+            return (None,) * 6
+        constants = not (needed[1] or needed[2])
+        fused = d_theta is not None and constants and not torch.is_grad_enabled()
+        if fused:
+            gradients: list[Tensor | None] = [d_theta, None, None, d_weight]
+        else:
+            gradients = _closed_form_gradients(vectors, ctx.weighted)
+        return (
+            None,
+            None,
+            *(
+                (cotangent * gradient).to(vectors[0].dtype)
+                if need and gradient is not None
+                else None
+                for need, gradient in zip(needed, gradients, strict=True)
+            ),
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, __: None, *tangents: Tensor | None) -> Any:
+        vectors = ctx.saved_tensors[:4]
+        total: Any = 0
+        for gradient, tangent in zip(
+            _closed_form_gradients(list(vectors), ctx.weighted), tangents, strict=True
+        ):
+            if gradient is not None and tangent is not None:
+                total = total + (gradient * tangent).sum()
+        return total, None, None
+
+
+def _closed_form_gradients(vectors: list[Any], weighted: bool) -> list[Tensor | None]:
+    """dL for theta, start, target and weight out of PyTorch operations: differentiable again.
+
+    dL/dstart = -2 L v^2 (start - target) / D, and dL/dtarget = -dL/dtheta - dL/dstart: the
+    distance does not change when all three vectors move together.
+    """
+    theta, start, target, weight = vectors
+    loss, d_theta, d_weight = reference.param_distance_gradients(
+        theta, start, target, weight, weighted
+    )
+    span = widened(start) - widened(target)
+    scaled = span * widened(weight) if weighted and weight is not None else span
+    d_start = -2 * loss * scaled / scaled.square().sum(dtype=torch.float64).to(scaled.dtype)
+    if weighted and weight is not None:
+        d_start = widened(weight) * d_start
+    return [d_theta, d_start, -d_theta - d_start, d_weight]
 
 
 def _check(
@@ -65,15 +172,9 @@ def _check(
 ) -> None:
     if normaliser not in ("start", "weighted"):
         raise ValueError(f"normaliser: got {normaliser!r}; takes 'start' or 'weighted'")
-    if theta.ndim != 1 or not theta.is_floating_point():
-        raise ValueError(
-            f"theta: got {theta.dtype} of shape {tuple(theta.shape)}; takes a flat float vector"
-        )
+    check_floating("theta", theta, 1, "vector (P,)")
+    if theta.numel() == 0:
+        raise ValueError("theta: is empty; takes at least one parameter")
     for name, other in (("start", start), ("target", target), ("weight", weight)):
-        if other is None:
-            continue
-        if (other.shape, other.dtype, other.device) != (theta.shape, theta.dtype, theta.device):
-            raise ValueError(
-                f"{name}: got {other.dtype} of shape {tuple(other.shape)} on {other.device}; theta "
-                f"is {theta.dtype} of shape {tuple(theta.shape)} on {theta.device}"
-            )
+        if other is not None:
+            check_like(name, other, "theta", theta, tuple(theta.shape))

@@ -8,10 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from iadd_fast import ops
 from iadd_fast.augment import DSA, Augmentation
+from iadd_fast.ops.backends import implementation
 from iadd_fast.ops.diff_augment import FAMILIES, diff_augment
 from iadd_fast.reference import diff_augment as definition
 from iadd_fast.reference.philox import integers, philox, uniform
+from tests.tolerances import assert_close
 
 WORD = 2**32
 
@@ -117,13 +120,69 @@ def test_resampling_is_bilinear_interpolation_of_the_affine_map(family: str) -> 
             assert float(got[row, column]) == pytest.approx(total, abs=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_derivatives_of_both_orders(family: str) -> None:
+@pytest.mark.parametrize("families", [*[(f,) for f in FAMILIES], tuple(DSA.split("_"))], ids=str)
+def test_derivatives_of_both_orders_and_modes(families: tuple[str, ...], backend: str) -> None:
     """gradcheck of the adjoint and of its adjoint; breaks when a draw depends on the pixels."""
     x = batch(2, 3, 5, 6).requires_grad_(True)
-    call = lambda images: diff_augment(images, (family,), 5)  # noqa: E731
-    assert torch.autograd.gradcheck(call, (x,))
-    assert torch.autograd.gradgradcheck(call, (x,))
+    call = lambda images: diff_augment(images, families, 5)  # noqa: E731
+    assert torch.autograd.gradcheck(call, (x,), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(call, (x,), check_fwd_over_rev=True)
+
+
+CHAINS = [
+    *[(family,) for family in FAMILIES],
+    tuple(DSA.split("_")),
+    ("crop", "color"),  # the mean of an image that has lost a border
+    ("scale", "rotate", "scale"),
+    ("color", "flip", "color", "cutout", "color", "crop", "flip", "crop"),
+    (),
+]
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.filterwarnings("ignore:.*unit-size grids:UserWarning")
+@pytest.mark.parametrize("chain", CHAINS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_compiled_equals_the_reference(chain: tuple[str, ...], dtype: torch.dtype) -> None:
+    """Both directions, sides of one pixel included, into poisoned memory.
+
+    Breaks on a word of the generator too few, a wrong corner, a tap lost at a border, or an
+    adjoint whose window misses a pixel.
+    """
+    if ops.backends()["diff_augment"]["cpp"] is not None:
+        pytest.skip("the C++ kernels are not built")
+    sizes = [(1, 3, 32, 32), (3, 1, 5, 8), (2, 3, 1, 7), (2, 2, 7, 1), (2, 1, 1, 1), (2, 5, 40, 9)]
+    with ops.use_backend("cpp"):
+        kernels = implementation("diff_augment", torch.empty(0, dtype=dtype))
+    for number, (size, shared) in enumerate((size, s) for size in sizes for s in (False, True)):
+        x = batch(*size).to(dtype)
+        for linear in (False, True):
+            got = kernels.diff_augment(x, chain, 11 + number, shared, linear)
+            want = definition.diff_augment(x.double(), chain, 11 + number, shared, linear)
+            # Places are known to 1e-7 of a side, so values to a few times that.
+            assert_close(got, want, "forward", slack=20)
+        got = kernels.diff_augment_adjoint(x, chain, 11 + number, shared)
+        want = definition.diff_augment_adjoint(x.double(), chain, 11 + number, shared)
+        assert_close(got, want, "backward", slack=20)
+
+
+def test_adjoint_is_the_transpose(backend: str) -> None:
+    """<A x, y> = <x, A^T y> over random chains: breaks when the two directions draw apart."""
+    for seed in range(20):
+        families = tuple(FAMILIES[(seed * 7 + k * k) % 6] for k in range(seed % 5 + 1))
+        x, y = batch(3, 3, 12, 9), batch(3, 3, 12, 9).flip(0)
+        kernels = implementation("diff_augment", x)
+        forward = kernels.diff_augment(x, families, seed, False, True)
+        adjoint = kernels.diff_augment_adjoint(y, families, seed, False)
+        torch.testing.assert_close((forward * y).sum(), (x * adjoint).sum())
+
+
+def test_a_seed_tensor_is_the_same_seed(backend: str) -> None:
+    """Breaks when a seed read by the kernel loses its high half or its sign."""
+    x = batch(4)
+    for seed in (0, 5, 2**40 + 3, 2**63 - 1):
+        wanted = diff_augment(x, ("color", "scale"), seed)
+        assert torch.equal(diff_augment(x, ("color", "scale"), torch.tensor(seed)), wanted)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -180,6 +239,11 @@ def test_text_round_trip_and_errors() -> None:
         diff_augment(torch.zeros(2, 3, 8), ("flip",), 0)
     with pytest.raises(ValueError, match="families: got 'blur'"):
         diff_augment(batch(), ("blur",), 0)
+    with pytest.raises(ValueError, match="families: got 9 of them; takes at most 8"):
+        diff_augment(batch(), ("flip",) * 9, 0)
+    for seed in (-1, 2**63, torch.tensor(1.0), torch.tensor([1]), torch.zeros(2, device="meta")):
+        with pytest.raises(ValueError, match="seed: got"):
+            diff_augment(batch(), ("flip",), seed)
 
 
 def test_scale_matches_torch_grid_sample_in_float32() -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.func import grad, jvp
 
+from iadd_fast import ops
 from iadd_fast.ops import param_distance, param_distance_gradients
+from iadd_fast.ops.backends import implementation
 from iadd_fast.ops.param_distance import Normaliser
+from iadd_fast.reference import param_distance as definition
+from tests.tolerances import assert_close
 
 CASES: list[tuple[str | None, Normaliser]] = [(None, "start"), ("w", "start"), ("w", "weighted")]
 
@@ -49,19 +56,92 @@ def test_closed_form_gradients_equal_autograd(weight: str | None, normaliser: No
         torch.testing.assert_close(d_weight, wanted[1], rtol=1e-12, atol=1e-15)
 
 
-def test_gradcheck_both_orders() -> None:
-    """Breaks when an operation inside has no (or a wrong) derivative of either order."""
+@pytest.mark.parametrize("weight, normaliser", CASES)
+def test_derivatives_of_both_orders_and_modes(
+    weight: str | None, normaliser: Normaliser, backend: str
+) -> None:
+    """For all four vectors: breaks when one has no (or a wrong) derivative of either order."""
     v = vectors(6)
+    names = ["theta", "start", "target", *([weight] if weight else [])]
 
-    def loss(theta: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return param_distance(theta, v["start"], v["target"], weight, "weighted")
+    def loss(*x: torch.Tensor) -> torch.Tensor:
+        theta, start, target = x[:3]
+        return param_distance(theta, start, target, x[3] if weight else None, normaliser)
 
-    inputs = (v["theta"].requires_grad_(True), v["w"].requires_grad_(True))
-    assert torch.autograd.gradcheck(loss, inputs)
-    assert torch.autograd.gradgradcheck(loss, inputs)
+    inputs = [v[name].requires_grad_(True) for name in names]
+    assert torch.autograd.gradcheck(loss, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(loss, inputs, check_fwd_over_rev=True)
 
 
-def test_float32_sums_accumulate_in_float64() -> None:
+def test_func_transforms_compose(backend: str) -> None:
+    """jvp of grad equals that of the formula: breaks when the fused gradient hides the second."""
+    v = vectors(9)
+
+    def ours(theta: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return param_distance(theta, v["start"], v["target"], w, "weighted")
+
+    def formula(theta: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        above, below = w * (theta - v["target"]), w * (v["start"] - v["target"])
+        return above.square().sum() / below.square().sum()
+
+    x, xdot = (v["theta"], v["w"]), (v["start"], v["target"])
+    got = jvp(grad(ours, (0, 1)), x, xdot)
+    wanted = jvp(grad(formula, (0, 1)), x, xdot)
+    torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("weight, normaliser", CASES)
+@pytest.mark.parametrize("count", [1, 7, 4096, 320_010])
+def test_compiled_equals_the_reference(
+    weight: str | None, normaliser: Normaliser, count: int
+) -> None:
+    """Value and gradients into poisoned memory: breaks on a chunk's tail or a lost partial sum."""
+    kernels = compiled()
+    for dtype in (torch.float32, torch.float64):
+        v = {name: value.to(dtype) for name, value in vectors(count).items()}
+        given = (v["theta"], v["start"], v["target"], v.get(weight or ""), normaliser == "weighted")
+        truth = [x.double() if isinstance(x, torch.Tensor) else x for x in given]
+        wanted = definition.param_distance_gradients(*truth)  # type: ignore[arg-type]
+        got = kernels.param_distance_gradients(*given)
+        for one, want in zip(got, wanted, strict=True):
+            assert (one is None) == (want is None)
+            # With one parameter the weighted distance does not depend on the weight at all.
+            if want is not None and not (count == 1 and normaliser == "weighted"):
+                assert_close(one, want, "backward")
+        assert_close(kernels.param_distance(*given), wanted[0], "forward")
+
+
+def test_magnitudes_and_threads() -> None:
+    """Huge and tiny vectors, unaligned slices, and the same bits for any number of threads."""
+    kernels = compiled()
+    threads = torch.get_num_threads()
+    for scale in (1e-15, 1e15):
+        v = {name: (value * scale).float()[3:] for name, value in vectors(100_003).items()}
+        results = []
+        try:
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                given = (v["theta"], v["start"], v["target"], v["w"] / scale)
+                results.append(kernels.param_distance_gradients(*given, True))
+        finally:
+            torch.set_num_threads(threads)
+        theta, start, target, w = (x.double() for x in given[:4])
+        truth = definition.param_distance_gradients(theta, start, target, w, True)
+        for first, second, third, want in zip(*results, truth, strict=True):
+            assert torch.equal(first, second) and torch.equal(first, third)
+            assert_close(first, want, "backward")
+
+
+def compiled() -> Any:
+    reason = ops.backends()["param_distance"]["cpp"]
+    if reason is not None:
+        pytest.skip(reason)
+    with ops.use_backend("cpp"):
+        return implementation("param_distance", torch.empty(0))
+
+
+def test_float32_sums_accumulate_in_float64(backend: str) -> None:
     """A million equal terms: a float32 running sum would be off by far more than one rounding."""
     count = 1_000_003
     theta = torch.full((count,), 0.1)

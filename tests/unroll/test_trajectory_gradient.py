@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -321,10 +322,16 @@ def test_memory_of_module_does_not_grow_with_steps() -> None:
     the measure would see it.
     """
     run = subprocess.run(
-        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", MEMORY],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        # Freed tensors go back to the system at once: otherwise the heap's gaps add up to 10 MB.
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "32768"},
     )
     module, reference = map(float, run.stdout.split())
-    assert module < 8, f"module grew by {module} MB"
+    assert module < 3, f"module grew by {module} MB"
     assert reference > 40, f"reference grew by {reference} MB only: the measure sees nothing"
 
 
