@@ -1,4 +1,4 @@
-# make demo | test | lint | clean: each sets up what it needs in $(VENV), once.
+# make demo | test | lint | bench | clean: each sets up what it needs in $(VENV), once.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/iadd-fast demo --out demo
@@ -21,15 +21,24 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+bench: $(INSTALLED)
+	mkdir -p .benchmarks
+	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-only \
+		--benchmark-json=.benchmarks/results.json
+	$(BIN)/python bench/tables.py --from .benchmarks/results.json
+
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
 
 .PHONY: $(VENV)
 $(VENV): $(INSTALLED)
 
-$(INSTALLED): pyproject.toml setup.py
+KERNEL_SOURCES = $(wildcard csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
+
+$(INSTALLED): pyproject.toml setup.py $(KERNEL_SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet '$(TORCH)' 'setuptools>=77' 'ninja>=1.11'
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[dev]'
+	$(BIN)/iadd-fast doctor
 	touch $@
