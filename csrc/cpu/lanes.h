@@ -1,4 +1,6 @@
-// Vectors of N numbers, lowered by the compiler to whatever width the machine has.
+// Vectors of N numbers, lowered by the compiler to whatever width the machine has. They have at
+// most 64 bytes: of wider ones GCC 12 takes parts from the wrong place (-O3 and AVX-512, a load of
+// memory that a loop has just written).
 #pragma once
 
 #include <cstdint>
@@ -16,6 +18,10 @@ struct LanesOf<T, 1> {
 };
 template <class T, int N>
 using Lanes = typename LanesOf<T, N>::type;
+
+// The lanes of a whole vector.
+template <class T>
+constexpr int wide = 64 / sizeof(T);
 
 template <int N, class T>
 inline Lanes<T, N> load(const T* from) {
@@ -99,6 +105,28 @@ inline Lanes<T, N / 2> pair_sums(Lanes<T, N> a) {
   }
 }
 
+// a0 + a8, a1 + a9, ...: the transpose of repeated.
+template <class T>
+inline Lanes<T, 8> halves_sum(Lanes<T, 16> a) {
+  return __builtin_shufflevector(a, a, 0, 1, 2, 3, 4, 5, 6, 7) +
+      __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+// The pair sums of two vectors, one behind the other.
+template <class T>
+inline Lanes<T, 16> pair_sums(Lanes<T, 16> a, Lanes<T, 16> b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+      __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
+// Of two vectors that hold two rows of eight each: the window sums of a, then those of b.
+template <class T>
+inline Lanes<T, 8> row_pair_sums(Lanes<T, 16> a, Lanes<T, 16> b) {
+  return halves_sum<T>(
+      __builtin_shufflevector(a, b, 0, 2, 4, 6, 16, 18, 20, 22, 8, 10, 12, 14, 24, 26, 28, 30) +
+      __builtin_shufflevector(a, b, 1, 3, 5, 7, 17, 19, 21, 23, 9, 11, 13, 15, 25, 27, 29, 31));
+}
+
 // a0 .. a7 a0 .. a7.
 template <class T>
 inline Lanes<T, 16> repeated(Lanes<T, 8> a) {
@@ -106,28 +134,27 @@ inline Lanes<T, 16> repeated(Lanes<T, 8> a) {
   return __builtin_shufflevector(w, w, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
 }
 
-// a0 + a8, a1 + a9, ...: its transpose.
+// The sum of a whole vector's lanes, always in the same (pairwise) order. It halves the vector as
+// long as there is a register of half the width, and shuffles the last four lanes in place.
 template <class T>
-inline Lanes<T, 8> halves_sum(Lanes<T, 16> a) {
-  a += __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
-  return low_half<T, 16>(a);
+inline T lane_sum(Lanes<T, wide<T>> a) {
+  Lanes<T, 8> eight;
+  if constexpr (wide<T> == 16) {
+    eight = halves_sum<T>(a);
+  } else {
+    eight = a;
+  }
+  Lanes<T, 4> four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+      __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  four += __builtin_shufflevector(four, four, 2, 3, 0, 1);
+  four += __builtin_shufflevector(four, four, 1, 0, 3, 2);
+  return four[0];
 }
 
-// The sum of all sixteen lanes, always in the same (pairwise) order, at their full width: vectors of
-// two floats would be taken apart lane by lane.
-template <class T>
-inline T lane_sum(Lanes<T, 16> a) {
-  a += __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
-  a += __builtin_shufflevector(a, a, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
-  a += __builtin_shufflevector(a, a, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-  a += __builtin_shufflevector(a, a, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
-  return a[0];
-}
-
-// Sixteen lanes with `a` in the low ones and zeros above.
+// A whole vector with `a` in the low lanes and zeros above.
 template <class T, int N>
-inline Lanes<T, 16> widened(Lanes<T, N> a) {
-  if constexpr (N == 16) {
+inline Lanes<T, wide<T>> widened(Lanes<T, N> a) {
+  if constexpr (N == wide<T>) {
     return a;
   } else {
     return widened<T, 2 * N>(with_zeros<T, N>(a));

@@ -25,7 +25,7 @@ struct PlaneShape {
 
 template <class T>
 struct Planar {
-  static constexpr int N = 16;
+  static constexpr int N = wide<T>;
   using Constant = T;
 
   PlaneShape shape;
@@ -44,11 +44,8 @@ struct Planar {
         wide[which] += widened<T, A::lanes>(value);
       }
     }
-    void add(const Sums& other) {
-      for (int k = 0; k < K; ++k) {
-        wide[k] += other.wide[k];
-        tail[k] += other.tail[k];
-      }
+    void add_wide(const Sums& other) {
+      for (int k = 0; k < K; ++k) wide[k] += other.wide[k];
     }
     void totals(T (&to)[K]) const {
       for (int k = 0; k < K; ++k) to[k] = lane_sum<T>(wide[k]) + tail[k];
@@ -72,6 +69,7 @@ struct Planar {
       }
     }
     void store(T* x, Lanes<T, M> value) const { iadd::store(x + pixel, value); }
+    void prefetch(const T* x) const { __builtin_prefetch(x + pixel); }
   };
 
   // Two rows of eight pixels at once: one would leave half of the lanes empty.
@@ -80,12 +78,11 @@ struct Planar {
       return repeated<T>(doubled<T, 4>(load<4>(dp + this->pooled) * T(0.25)));
     }
   };
-  bool row_pairs() const { return shape.width == 8 && shape.height % 2 == 0; }
 
   static T constant(const T* values, int64_t channel, T missing) {
     return values ? values[channel] : missing;
   }
-  static void keep(T* values, int64_t channel, T value) { values[channel] = value; }
+  static void keep(T* to, T value) { *to = value; }
 
   // Four accumulators a sum: one add would wait for the other.
   template <int K, class F>
@@ -99,9 +96,9 @@ struct Planar {
     }
     for (; pixel + N <= count; pixel += N) f(At<N>{pixel, -1, false}, part[0]);
     for (; pixel < count; ++pixel) f(At<1>{pixel, -1, false}, part[0]);
-    part[0].add(part[1]);
-    part[2].add(part[3]);
-    part[0].add(part[2]);
+    part[0].add_wide(part[1]);
+    part[2].add_wide(part[3]);
+    part[0].add_wide(part[2]);
     part[0].totals(totals);
   }
 
@@ -113,11 +110,13 @@ struct Planar {
       for (; pixel < count; ++pixel) f(At<1>{pixel, pixel, false});
       return;
     }
-    if (row_pairs()) {
-      for (int64_t pair = 0; pair < shape.height / 2; ++pair) {
-        f(AtRowPair{{pair * N, pair * 4, true}});
+    if constexpr (N == 16) {
+      if (shape.width == 8 && shape.height % 2 == 0) {
+        for (int64_t pair = 0; pair < shape.height / 2; ++pair) {
+          f(AtRowPair{{pair * N, pair * 4, true}});
+        }
+        return;
       }
-      return;
     }
     for (int64_t row = 0; row < shape.height; ++row) {
       bool reached = row / 2 < shape.pooled_height();
@@ -129,7 +128,8 @@ struct Planar {
           f(At<M>{pixel + column, pooled + column / 2, true});
         }
       };
-      chunks.template operator()<16>();
+      if constexpr (N == 16) chunks.template operator()<16>();
+      if (column == shape.width) continue;
       chunks.template operator()<8>();
       chunks.template operator()<4>();
       chunks.template operator()<2>();
@@ -144,6 +144,35 @@ struct Planar {
     part.totals(totals);
   }
 
+  // Where the windows fill whole vectors; false where they do not.
+  template <class F>
+  bool whole_window_sums(T* p, F f) const {
+    auto value = [&](int64_t pixel) -> Lanes<T, N> { return f(At<N>{pixel, 0, false}); };
+    if (shape.width == 8 && shape.height % 4 == 0) {
+      for (int64_t pixel = 0; pixel < shape.pixels(); pixel += 2 * N) {
+        iadd::store(p + pixel / 4, row_pair_sums<T>(value(pixel), value(pixel + N)));
+      }
+      return true;
+    }
+    // Two vectors of column sums make one of window sums: the halves of a pair of rows, or, where a
+    // row is one vector, the next pair of rows.
+    bool halves = shape.width % (2 * N) == 0 && shape.height % 2 == 0;
+    if (halves || (shape.width == N && shape.height % 4 == 0)) {
+      int64_t next = halves ? N : 2 * shape.width;
+      int64_t rows = halves ? 2 : 4, columns = halves ? shape.width : N;
+      for (int64_t row = 0; row < shape.height; row += rows) {
+        for (int64_t column = 0; column < columns; column += 2 * N) {
+          int64_t pixel = row * shape.width + column, lower = pixel + shape.width;
+          Lanes<T, N> first = value(pixel) + value(lower);
+          Lanes<T, N> second = value(pixel + next) + value(lower + next);
+          iadd::store(p + row * shape.width / 4 + column / 2, pair_sums<T>(first, second));
+        }
+      }
+      return true;
+    }
+    return false;
+  }
+
   // p = the sums of f over the windows of the pool, or f itself without one. A caller scales f by
   // window_share(), which costs it nothing.
   template <class F>
@@ -152,12 +181,8 @@ struct Planar {
       each([&](auto at) { at.store(p, f(at)); });
       return;
     }
-    if (row_pairs()) {
-      for (int64_t pair = 0; pair < shape.height / 2; ++pair) {
-        Lanes<T, 8> both = halves_sum<T>(f(At<N>{pair * N, 0, false}));
-        iadd::store(p + pair * 4, pair_sums<T, 8>(both));
-      }
-      return;
+    if constexpr (N == 16) {
+      if (whole_window_sums(p, f)) return;
     }
     for (int64_t row = 0; row < shape.pooled_height(); ++row) {
       int64_t upper = 2 * row * shape.width, lower = upper + shape.width;
@@ -170,7 +195,8 @@ struct Planar {
           iadd::store(out + column / 2, pair_sums<T, M>(both));
         }
       };
-      chunks.template operator()<16>();
+      if constexpr (N == 16) chunks.template operator()<16>();
+      if (column == shape.width) continue;
       chunks.template operator()<8>();
       chunks.template operator()<4>();
       chunks.template operator()<2>();
@@ -213,14 +239,13 @@ struct ChannelsLast {
       return load<M>(dp + pooled * channels) * T(pool ? 0.25 : 1);
     }
     void store(T* x, Lanes<T, M> value) const { iadd::store(x + pixel * channels, value); }
+    void prefetch(const T*) const {}
   };
 
   static Constant constant(const T* values, int64_t channel, T missing) {
     return values ? load<M>(values + channel) : fill<T, M>(missing);
   }
-  static void keep(T* values, int64_t channel, Constant value) {
-    iadd::store(values + channel, value);
-  }
+  static void keep(T* to, Constant value) { iadd::store(to, value); }
 
   void copy_in(const T* from, T* dense) const {
     int64_t count = shape.pixels();

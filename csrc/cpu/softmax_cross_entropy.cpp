@@ -1,8 +1,9 @@
-// softmax_cross_entropy on the CPU: rows of a few classes, so one thread and one visit of each row;
-// exp and log cost more than everything else. The loss is summed in double, in order.
+// softmax_cross_entropy on the CPU: every row is visited once, and exp costs more than everything
+// else. The rows' parts of the loss are added in double, in their order.
 #include "softmax_cross_entropy.h"
 
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
@@ -10,6 +11,9 @@
 #include <limits>
 #include <optional>
 #include <vector>
+
+#include "clones.h"
+#include "exponential.h"
 
 namespace iadd::softmax_cross_entropy {
 namespace {
@@ -56,117 +60,190 @@ struct Batch {
 
   bool known(int64_t label) const { return 0 <= label && label < classes; }
   T target_scale(int64_t c) const { return weights ? weights[c] * scale : scale; }
-  T target(int64_t n, int64_t c) const {
-    if (hard) return hard[n] == c ? target_scale(c) : T(0);
-    return target_scale(c) * soft[n * classes + c];
+  // A row of labels, or of their tangents, as targets.
+  void scaled(const T* labels, T* targets) const {
+    for (int64_t c = 0; c < classes; ++c) targets[c] = target_scale(c) * labels[c];
   }
 };
 
-// One row with what every order needs: log p, p, the targets and their sum.
+// One row with what every order needs: log p, p, the targets, their sum and, for the tangents, the
+// direction. Padded to whole vectors: past the last class p, targets and direction are 0.
 template <class T>
 struct Row {
-  std::vector<T> log_p, p, target;
+  static constexpr int N = wide<T>;
+
+  int64_t padded;
+  std::vector<T> log_p, p, target, direction, targetdot;
   T mass;
 
-  explicit Row(int64_t classes) : log_p(classes), p(classes), target(classes) {}
+  explicit Row(int64_t classes)
+      : padded((classes + N - 1) / N * N),
+        log_p(padded),
+        p(padded),
+        target(padded),
+        direction(padded),
+        targetdot(padded) {}
 
   void read(const Batch<T>& batch, int64_t n) {
-    const T* x = batch.logits + n * batch.classes;
-    T largest = -std::numeric_limits<T>::infinity(), sum = 0;
-    for (int64_t c = 0; c < batch.classes; ++c) largest = std::max(largest, x[c]);
-    for (int64_t c = 0; c < batch.classes; ++c) {
-      p[c] = std::exp(x[c] - largest);
-      sum += p[c];
+    constexpr T none = -std::numeric_limits<T>::infinity();
+    std::fill(log_p.begin(), log_p.end(), none);
+    std::copy_n(batch.logits + n * batch.classes, batch.classes, log_p.begin());
+    Lanes<T, N> largest = fill<T, N>(none), sum{};
+    for (int64_t c = 0; c < padded; c += N) {
+      Lanes<T, N> x = load<N>(&log_p[c]);
+      largest = x > largest ? x : largest;
     }
-    T log_sum = std::log(sum), inverse = 1 / sum;
-    mass = 0;
-    for (int64_t c = 0; c < batch.classes; ++c) {
-      log_p[c] = x[c] - largest - log_sum;
-      p[c] *= inverse;
-      target[c] = batch.target(n, c);
-      mass += target[c];
+    T top = none;
+    for (int i = 0; i < N; ++i) top = std::max(top, largest[i]);
+    for (int64_t c = 0; c < padded; c += N) {
+      Lanes<T, N> below = load<N>(&log_p[c]) - top, power = exponential<T, N>(below);
+      store(&log_p[c], below);
+      store(&p[c], power);
+      sum += power;
     }
+    T total = lane_sum<T>(sum), inverse = 1 / total, log_total = std::log(total);
+    for (int64_t c = 0; c < padded; c += N) {
+      store(&log_p[c], load<N>(&log_p[c]) - log_total);
+      store(&p[c], load<N>(&p[c]) * inverse);
+    }
+    if (batch.hard) {
+      std::fill(target.begin(), target.end(), T(0));
+      if (batch.known(batch.hard[n])) target[batch.hard[n]] = batch.target_scale(batch.hard[n]);
+    } else {
+      batch.scaled(batch.soft + n * batch.classes, target.data());
+    }
+    mass = sum_of(target);
   }
 
-  T mean_of(const T* direction) const {
-    T sum = 0;
-    for (size_t c = 0; c < p.size(); ++c) sum += p[c] * direction[c];
-    return sum;
+  // (log p)dot along a row of logitsdot and, for soft labels, the targets' tangent.
+  void read_tangents(const Batch<T>& batch, int64_t n, const T* logitsdot, const T* labelsdot) {
+    int64_t first = n * batch.classes;
+    std::copy_n(logitsdot + first, batch.classes, direction.begin());
+    T mean = product(p, direction);
+    for (int64_t c = 0; c < padded; c += N) {
+      store(&direction[c], load<N>(&direction[c]) - mean);
+    }
+    if (labelsdot) batch.scaled(labelsdot + first, targetdot.data());
+  }
+
+  T sum_of(const std::vector<T>& a) const {
+    Lanes<T, N> sum{};
+    for (int64_t c = 0; c < padded; c += N) sum += load<N>(&a[c]);
+    return lane_sum<T>(sum);
+  }
+
+  // Sum of a times b, where zero times infinity is zero.
+  T product(const std::vector<T>& a, const std::vector<T>& b) const {
+    Lanes<T, N> sum{};
+    for (int64_t c = 0; c < padded; c += N) {
+      Lanes<T, N> left = load<N>(&a[c]), both = left * load<N>(&b[c]);
+      sum += left == Lanes<T, N>{} ? Lanes<T, N>{} : both;
+    }
+    return lane_sum<T>(sum);
   }
 };
 
+// What an order reads and writes beside the batch; what it does not have is null.
 template <class T>
-void forward(const Batch<T>& batch, T* loss) {
-  Row<T> row(batch.classes);
-  double total = 0;
-  for (int64_t n = 0; n < batch.samples; ++n) {
-    row.read(batch, n);
+struct Call {
+  Batch<T> batch;
+  const T *logitsdot, *labelsdot;
+  T dloss, dlossdot;
+  T *dlogits, *dlabels;
+  double* row_sums;
+};
+
+struct Forward {
+  template <class T>
+  static void run(const Call<T>& call, Row<T>& row, int64_t n) {
+    call.row_sums[n] = -row.product(row.target, row.log_p);
+  }
+};
+
+struct Backward {
+  template <class T>
+  static void run(const Call<T>& call, Row<T>& row, int64_t n) {
+    const Batch<T>& batch = call.batch;
+    int64_t first = n * batch.classes;
     for (int64_t c = 0; c < batch.classes; ++c) {
-      // A target of zero times log p = -inf is zero.
-      if (row.target[c] != 0) total -= double(row.target[c]) * row.log_p[c];
+      call.dlogits[first + c] = call.dloss * logit_gradient(row.p[c], row.target[c], row.mass);
+    }
+    if (!call.dlabels) return;
+    for (int64_t c = 0; c < batch.classes; ++c) {
+      call.dlabels[first + c] = -call.dloss * batch.target_scale(c) * row.log_p[c];
     }
   }
-  *loss = static_cast<T>(total);
+};
+
+struct Tangent {
+  template <class T>
+  static void run(const Call<T>& call, Row<T>& row, int64_t n) {
+    row.read_tangents(call.batch, n, call.logitsdot, call.labelsdot);
+    call.row_sums[n] =
+        -row.product(row.target, row.direction) - row.product(row.targetdot, row.log_p);
+  }
+};
+
+struct BackwardTangent {
+  template <class T>
+  static void run(const Call<T>& call, Row<T>& row, int64_t n) {
+    const Batch<T>& batch = call.batch;
+    row.read_tangents(batch, n, call.logitsdot, call.labelsdot);
+    int64_t first = n * batch.classes;
+    T massdot = row.sum_of(row.targetdot);
+    for (int64_t c = 0; c < batch.classes; ++c) {
+      T change = call.dloss *
+          logit_gradient_tangent(row.p[c], row.direction[c], row.mass, row.targetdot[c], massdot);
+      change += call.dlossdot * logit_gradient(row.p[c], row.target[c], row.mass);
+      call.dlogits[first + c] = change;
+    }
+    if (!call.dlabels) return;
+    for (int64_t c = 0; c < batch.classes; ++c) {
+      T change = call.dloss * row.direction[c];
+      // log p may be infinite.
+      if (call.dlossdot != 0) change += call.dlossdot * row.log_p[c];
+      call.dlabels[first + c] = -batch.target_scale(c) * change;
+    }
+  }
+};
+
+template <class Op, class T>
+inline void rows(const Call<T>& call, int64_t begin, int64_t end) {
+  Row<T> row(call.batch.classes);
+  for (int64_t n = begin; n < end; ++n) {
+    row.read(call.batch, n);
+    Op::run(call, row, n);
+  }
 }
 
-template <class T>
-void backward(const Batch<T>& batch, T dloss, T* dlogits, T* dlabels) {
-  Row<T> row(batch.classes);
-  for (int64_t n = 0; n < batch.samples; ++n) {
-    row.read(batch, n);
-    for (int64_t c = 0; c < batch.classes; ++c) {
-      int64_t i = n * batch.classes + c;
-      dlogits[i] = dloss * logit_gradient(row.p[c], row.target[c], row.mass);
-      if (dlabels) dlabels[i] = -dloss * batch.target_scale(c) * row.log_p[c];
-    }
+// target_clones takes no templates: the functions it clones are spelled out.
+#define IADD_ROWS(OP) \
+  IADD_CLONES void run(OP, const Call<float>& call, int64_t begin, int64_t end) { \
+    rows<OP>(call, begin, end); \
+  } \
+  IADD_CLONES void run(OP, const Call<double>& call, int64_t begin, int64_t end) { \
+    rows<OP>(call, begin, end); \
   }
-}
+IADD_ROWS(Forward)
+IADD_ROWS(Backward)
+IADD_ROWS(Tangent)
+IADD_ROWS(BackwardTangent)
+#undef IADD_ROWS
 
-template <class T>
-void tangent(const Batch<T>& batch, const T* logitsdot, const T* labelsdot, T* lossdot) {
-  Row<T> row(batch.classes);
-  double total = 0;
-  for (int64_t n = 0; n < batch.samples; ++n) {
-    row.read(batch, n);
-    const T* direction = logitsdot + n * batch.classes;
-    T mean = row.mean_of(direction);
-    for (int64_t c = 0; c < batch.classes; ++c) {
-      total -= double(row.target[c]) * (direction[c] - mean);
-      if (labelsdot) {
-        total -= double(batch.target_scale(c) * labelsdot[n * batch.classes + c]) * row.log_p[c];
-      }
-    }
-  }
-  *lossdot = static_cast<T>(total);
-}
-
-template <class T>
-void backward_tangent(const Batch<T>& batch, T dloss, const T* logitsdot, const T* labelsdot,
-                      T dlossdot, T* dlogitsdot, T* dlabelsdot) {
-  Row<T> row(batch.classes);
-  for (int64_t n = 0; n < batch.samples; ++n) {
-    row.read(batch, n);
-    const T* direction = logitsdot + n * batch.classes;
-    T mean = row.mean_of(direction), massdot = 0;
-    auto targetdot = [&](int64_t c) {
-      return labelsdot ? batch.target_scale(c) * labelsdot[n * batch.classes + c] : T(0);
-    };
-    for (int64_t c = 0; c < batch.classes; ++c) massdot += targetdot(c);
-    for (int64_t c = 0; c < batch.classes; ++c) {
-      int64_t i = n * batch.classes + c;
-      T log_p_dot = direction[c] - mean;
-      dlogitsdot[i] =
-          dloss * logit_gradient_tangent(row.p[c], log_p_dot, row.mass, targetdot(c), massdot);
-      if (dlossdot != 0) {
-        dlogitsdot[i] += dlossdot * logit_gradient(row.p[c], row.target[c], row.mass);
-      }
-      if (dlabelsdot) {
-        T change = dloss * log_p_dot;
-        if (dlossdot != 0) change += dlossdot * row.log_p[c];
-        dlabelsdot[i] = -batch.target_scale(c) * change;
-      }
-    }
-  }
+// Runs an order over the batch; `total` receives the sum of what it left for each row.
+template <class Op, class T>
+void launch(Call<T> call, T* total = nullptr) {
+  std::vector<double> row_sums(total ? call.batch.samples : 0);
+  call.row_sums = row_sums.data();
+  // A thread is worth waking for some ten microseconds of work.
+  int64_t grain = std::max<int64_t>(1, 8192 / call.batch.classes);
+  torch::stable::parallel_for(0, call.batch.samples, grain, [&](int64_t begin, int64_t end) {
+    run(Op{}, call, begin, end);
+  });
+  if (!total) return;
+  double sum = 0;
+  for (double part : row_sums) sum += part;
+  *total = static_cast<T>(sum);
 }
 
 template <class F>
@@ -189,23 +266,27 @@ T* writable(const OptionalTensor& x) {
 
 void forward_op(Tensor logits, Tensor labels, OptionalTensor class_weights, Tensor loss) {
   for_dtype(logits, [&]<class T>(T) {
-    forward(Batch<T>(logits, labels, class_weights), writable<T>(loss));
+    launch<Forward, T>({.batch = {logits, labels, class_weights}}, writable<T>(loss));
   });
 }
 
 void backward_op(Tensor logits, Tensor labels, Tensor dloss, OptionalTensor class_weights,
                  Tensor dlogits, OptionalTensor dlabels) {
   for_dtype(logits, [&]<class T>(T) {
-    backward(Batch<T>(logits, labels, class_weights), *pointer<T>(dloss), writable<T>(dlogits),
-             writable<T>(dlabels));
+    launch<Backward, T>({.batch = {logits, labels, class_weights},
+                         .dloss = *pointer<T>(dloss),
+                         .dlogits = writable<T>(dlogits),
+                         .dlabels = writable<T>(dlabels)});
   });
 }
 
 void tangent_op(Tensor logits, Tensor labels, Tensor logitsdot, OptionalTensor labelsdot,
                 OptionalTensor class_weights, Tensor lossdot) {
   for_dtype(logits, [&]<class T>(T) {
-    tangent(Batch<T>(logits, labels, class_weights), pointer<T>(logitsdot),
-            pointer<T>(labelsdot), writable<T>(lossdot));
+    launch<Tangent, T>({.batch = {logits, labels, class_weights},
+                        .logitsdot = pointer<T>(logitsdot),
+                        .labelsdot = pointer<T>(labelsdot)},
+                       writable<T>(lossdot));
   });
 }
 
@@ -214,10 +295,13 @@ void backward_tangent_op(Tensor logits, Tensor labels, Tensor dloss, Tensor logi
                          OptionalTensor class_weights, Tensor dlogitsdot,
                          OptionalTensor dlabelsdot) {
   for_dtype(logits, [&]<class T>(T) {
-    backward_tangent(Batch<T>(logits, labels, class_weights), *pointer<T>(dloss),
-                     pointer<T>(logitsdot), pointer<T>(labelsdot),
-                     dlossdot ? *pointer<T>(*dlossdot) : T(0), writable<T>(dlogitsdot),
-                     writable<T>(dlabelsdot));
+    launch<BackwardTangent, T>({.batch = {logits, labels, class_weights},
+                                .logitsdot = pointer<T>(logitsdot),
+                                .labelsdot = pointer<T>(labelsdot),
+                                .dloss = *pointer<T>(dloss),
+                                .dlossdot = dlossdot ? *pointer<T>(*dlossdot) : T(0),
+                                .dlogits = writable<T>(dlogitsdot),
+                                .dlabels = writable<T>(dlabelsdot)});
   });
 }
 
