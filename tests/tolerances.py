@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# By the dtype a tensor is stored in. A few dozen roundings of 1.1e-16 or 6e-8, more with each order.
-# bfloat16 is computed in float32: its results differ by their own rounding (1.1e-3 RMS), whatever the
-# order.
+# By the dtype a tensor is stored in: a few dozen roundings of 1.1e-16 or 6e-8, more with each
+# order. bfloat16 is computed in float32: its results differ by their own rounding (1.1e-3 RMS).
 TOLERANCES: dict[torch.dtype, dict[str, float]] = {
     torch.float64: {
         "forward": 2e-14,
