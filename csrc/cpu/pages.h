@@ -14,10 +14,9 @@ namespace iadd {
 inline void prefer_huge_pages(void* buffer, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t piece = uintptr_t(1) << 21;
-  if (bytes < int64_t(8 * piece)) return;
   uintptr_t begin = (reinterpret_cast<uintptr_t>(buffer) + piece - 1) / piece * piece;
   uintptr_t end = (reinterpret_cast<uintptr_t>(buffer) + bytes) / piece * piece;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }
 
