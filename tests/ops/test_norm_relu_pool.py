@@ -286,6 +286,8 @@ def test_func_transforms_compose(backend: str) -> None:
     functions: list[Any] = [ops.norm_relu_pool, lambda z, gamma, beta: plain(z, gamma, beta, True)]
     for f in functions:
         along = lambda *x, f=f: jvp(f, x, xdot)[1].square().sum()  # noqa: E731
+        # The tangent differentiated for its direction.
+        length = lambda *d, f=f: jvp(f, x, d)[1].square().sum()  # noqa: E731
         slope = lambda *x, f=f: sum(  # noqa: E731
             (g * d).sum() for g, d in zip(grad(loss(f), every)(*x), xdot, strict=True)
         )
@@ -293,6 +295,7 @@ def test_func_transforms_compose(backend: str) -> None:
             [
                 *jvp(grad(loss(f), every), x, xdot)[1],
                 *grad(along, every)(*x),
+                *grad(length, every)(*xdot),
                 *grad(slope, every)(*x),
             ]
         )
