@@ -28,7 +28,7 @@ REPORT = Path("iadd_fast", "native", "build.json")
 TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 # No errno and no trap from a square root or a division: loops over them become vectors.
 CXX_FLAGS = [
-    *("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
+    *("-std=c++20", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
     *("-Wall", "-Wno-psabi", TARGET),
 ]
 NVCC_FLAGS = ["-std=c++20", "-O3", "-DUSE_CUDA", TARGET]
