@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-OPERATORS = ("norm_relu_pool", "softmax_cross_entropy", "diff_augment", "param_distance")
+OPERATORS = (
+    "conv3x3",
+    "norm_relu_pool",
+    "softmax_cross_entropy",
+    "diff_augment",
+    "param_distance",
+)
 FOUR = ("forward", "backward", "tangent", "backward_tangent")
 FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 WIDTH = 128
@@ -78,6 +84,8 @@ def bytes_moved(arguments: Sequence[Any], result: Any) -> int:
 def cases(operator: str, device: torch.device) -> list[Case]:
     """The cases of an operator on the CPU or on a GPU."""
     gpu = device.type == "cuda"
+    if operator == "conv3x3":
+        return _conv3x3()
     if operator == "norm_relu_pool":
         return _norm_relu_pool_gpu() if gpu else _norm_relu_pool_cpu()
     if operator == "softmax_cross_entropy":
@@ -87,6 +95,14 @@ def cases(operator: str, device: torch.device) -> list[Case]:
 
 def small_cases(operator: str) -> list[Case]:
     """Every order on tiny and odd shapes: for a sanitizer, which is a hundred times slower."""
+    if operator == "conv3x3":
+        shapes = [((2, 3, 7, 9), "channels_last"), ((1, 20, 5, 8), "channels_last")]
+        shapes += [((2, 16, 8, 8), "contiguous")]
+        return [
+            Case(operator, order, shape, layout=layout)
+            for order in FOUR
+            for shape, layout in shapes
+        ]
     if operator == "norm_relu_pool":
         shapes = [((2, 3, 8, 8), "contiguous"), ((2, 5, 7, 9), "contiguous")]
         shapes += [((3, 16, 32, 32), "contiguous"), ((2, 5, 6, 8), "channels_last")]
@@ -114,6 +130,16 @@ def small_cases(operator: str) -> list[Case]:
         for order in ("value", "gradients")
         for variant in ("none", "start", "weighted")
         for count in (5, 4099)
+    ]
+
+
+def _conv3x3() -> list[Case]:
+    # The three blocks of a ConvNet on CIFAR: images of any width to WIDTH channels.
+    return [
+        Case("conv3x3", order, (batch, channels, side, side), layout="channels_last")
+        for channels, side in ((3, 32), (WIDTH, 16), (WIDTH, 8))
+        for batch in (10, 100)
+        for order in FOUR
     ]
 
 
@@ -178,6 +204,27 @@ def _param_distance(gpu: bool) -> list[Case]:
 
 def _normal(draw: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=draw, device=draw.device)
+
+
+def _conv3x3_arguments(case: Case, draw: torch.Generator) -> tuple[Any, ...]:
+    samples, channels, height, width = case.shape
+
+    def images(channels: int) -> Tensor:
+        drawn = _normal(draw, samples, channels, height, width).to(case.dtype)
+        return drawn.contiguous(memory_format=LAYOUTS[case.layout])
+
+    def weights() -> Tensor:
+        return (_normal(draw, WIDTH, channels, 3, 3) / (9 * channels) ** 0.5).to(case.dtype)
+
+    x, weight = images(channels), weights()
+    if case.order == "forward":
+        return x, weight, 1
+    if case.order == "backward":
+        return x, weight, images(WIDTH), 1
+    xdot, weightdot = images(channels), weights()
+    if case.order == "tangent":
+        return x, weight, xdot, weightdot, 1
+    return x, weight, images(WIDTH), xdot, weightdot, images(WIDTH), 1
 
 
 def _norm_relu_pool_arguments(case: Case, draw: torch.Generator) -> tuple[Any, ...]:
@@ -261,6 +308,7 @@ def _param_distance_arguments(case: Case, draw: torch.Generator) -> tuple[Any, .
 
 
 _ARGUMENTS = {
+    "conv3x3": _conv3x3_arguments,
     "norm_relu_pool": _norm_relu_pool_arguments,
     "softmax_cross_entropy": _softmax_cross_entropy_arguments,
     "diff_augment": _diff_augment_arguments,

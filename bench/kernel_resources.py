@@ -144,6 +144,9 @@ def _norm_relu_pool_calls(dtype: torch.dtype, short: str) -> dict[str, Callable[
                 module.norm_relu_pool_backward(z, g, g, dp, 1e-5, pool),
                 module.norm_relu_pool_tangent(z, g, g, z, g, g, 1e-5, pool),
                 module.norm_relu_pool_backward_tangent(z, g, g, dp, z, g, g, dp, 1e-5, pool),
+                module.norm_relu_pool_backward_tangent(
+                    z, g, g, dp, z, g, g, dp, 1e-5, pool, dz=torch.empty_like(z)
+                ),
             )
 
         flags = f"{'' if pool else ' no pool'}{'' if affine else ' no affine'}"

@@ -14,6 +14,8 @@ SHARE = 0.8
 
 def eager_target(row: Row) -> float | None:
     """How many times faster than eager PyTorch a fused row should be, None where nothing is set."""
+    if row["operator"] == "conv3x3" and row["device"] == "cpu":
+        return 1.5
     if row["operator"] != "norm_relu_pool" or row["device"] != "cpu" or not _plain(row):
         return None
     if row["order"] != "forward":

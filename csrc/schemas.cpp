@@ -30,7 +30,8 @@ STABLE_TORCH_LIBRARY(iadd_fast_native, library) {
   library.def(
       "norm_relu_pool_backward_tangent(Tensor z, Tensor? gamma, Tensor? beta, Tensor dp, "
       "Tensor zdot, Tensor? gammadot, Tensor? betadot, Tensor? dpdot, float eps, bool pool, "
-      "bool channels_last, Tensor(a!) dzdot, Tensor(b!)? dgammadot, Tensor(c!)? dbetadot) -> ()");
+      "bool channels_last, Tensor(a!) dzdot, Tensor(b!)? dgammadot, Tensor(c!)? dbetadot, "
+      "Tensor(d!)? dz) -> ()");
   library.def(
       "softmax_cross_entropy(Tensor logits, Tensor labels, Tensor? class_weights, "
       "Tensor(a!) loss) -> ()");
@@ -44,4 +45,13 @@ STABLE_TORCH_LIBRARY(iadd_fast_native, library) {
       "softmax_cross_entropy_backward_tangent(Tensor logits, Tensor labels, Tensor dloss, "
       "Tensor logitsdot, Tensor? labelsdot, Tensor? dlossdot, Tensor? class_weights, "
       "Tensor(a!) dlogitsdot, Tensor(b!)? dlabelsdot) -> ()");
+  library.def(
+      "conv3x3(Tensor[] images, Tensor[] weights, int padding, bool direct, int below, "
+      "Tensor(a!) out) -> ()");
+  library.def(
+      "conv3x3_input_gradient(Tensor[] gradients, Tensor[] weights, int padding, bool direct, "
+      "int below, Tensor(a!) out) -> ()");
+  library.def(
+      "conv3x3_weight_gradient(Tensor[] images, Tensor[] gradients, int padding, bool direct, "
+      "int below, Tensor(a!) out) -> ()");
 }

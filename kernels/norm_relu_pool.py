@@ -40,6 +40,8 @@ from iadd_fast.kernels.planes import (
 
 SUM_BLOCK = 32
 
+Outputs = tuple[Tensor, Tensor | None, Tensor | None]
+
 
 @triton.jit
 def norm_relu_pool_kernel(
@@ -182,6 +184,7 @@ def norm_relu_pool_backward_tangent_kernel(
     gammadot_ptr,  # [C] or None
     dpdot_ptr,  # as p, or None
     dzdot_ptr,  # out: as z
+    dz_ptr,  # out: as z, or None
     sums_ptr,  # out: float32 [2, N, C], dgammadot and dbetadot of each plane; or None
     N,
     C,
@@ -194,11 +197,13 @@ def norm_relu_pool_backward_tangent_kernel(
     BLOCK: tl.constexpr,
     CHUNKS: tl.constexpr,
 ):
-    # Reads z, zdot, dp and dpdot, writes dzdot: 3.5 of z.
+    # Reads z, zdot, dp and dpdot, writes dzdot: 3.5 of z; and dz, if it is wanted: 4.5.
     image, channel = own_planes(C, P)
     z_ptr += image * (C * H * W)
     zdot_ptr += image * (C * H * W)
     dzdot_ptr += image * (C * H * W)
+    if dz_ptr is not None:
+        dz_ptr += image * (C * H * W)
     dp_ptr += image * (C * ((H // 2) * (W // 2) if POOL else H * W))
     if dpdot_ptr is not None:
         dpdot_ptr += image * (C * ((H // 2) * (W // 2) if POOL else H * W))
@@ -251,6 +256,8 @@ def norm_relu_pool_backward_tangent_kernel(
             updot = load_pooled(dpdot_ptr, channel, window, C, H, W, CHANNELS_LAST, POOL)
             edot += gamma * tl.where(s, updot, 0.0)
         dz = r * (gamma * dy - mean_e - xh * mean_e_xh)
+        if dz_ptr is not None:
+            store_windows(dz_ptr, dz, channel, window, C, H, W, CHANNELS_LAST)
         turned = edot - mean_edot - xhdot * mean_e_xh - xh * mean_turn
         dzdot = r * turned - r * q * dz
         store_windows(dzdot_ptr, dzdot, channel, window, C, H, W, CHANNELS_LAST)
@@ -259,29 +266,44 @@ def norm_relu_pool_backward_tangent_kernel(
 
 
 def norm_relu_pool(
-    z: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float, pool: bool
+    z: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    pool: bool,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As ``reference.norm_relu_pool.norm_relu_pool``, with float32 arithmetic."""
     z = dense(z)
     cut = tiling(z)
-    p = empty_pooled(z, cut.channels_last, pool)
+    p = empty_pooled(z, cut.channels_last, pool) if out is None else out
     tensors = (z, _vector(gamma), _vector(beta), p)
     _launch(norm_relu_pool_kernel, cut, z, (*tensors, z.shape[1], eps), pool)
     return p
 
 
 def norm_relu_pool_backward(
-    z: Tensor, gamma: Tensor | None, beta: Tensor | None, dp: Tensor, eps: float, pool: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    z: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    dp: Tensor,
+    eps: float,
+    pool: bool,
+    *,
+    out: Outputs | None = None,
+) -> Outputs:
     """As ``reference.norm_relu_pool.norm_relu_pool_backward``, with float32 arithmetic."""
     z = dense(z)
     cut = tiling(z)
-    dz, sums = torch.empty_like(z), _empty_sums(z, gamma)
+    dz, dgamma, dbeta = _outputs_like(z, gamma) if out is None else out
+    sums = _empty_sums(z, gamma)
     dp = dense_as(dp, cut.channels_last)
     tensors = (z, _vector(gamma), _vector(beta), dp, dz, sums)
     shape = (z.shape[0], z.shape[1])
     _launch(norm_relu_pool_backward_kernel, cut, z, (*tensors, *shape, eps), pool)
-    return dz, *_channel_sums(sums, gamma)
+    _channel_sums(sums, dgamma, dbeta)
+    return dz, dgamma, dbeta
 
 
 def norm_relu_pool_tangent(
@@ -293,11 +315,13 @@ def norm_relu_pool_tangent(
     betadot: Tensor | None,
     eps: float,
     pool: bool,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As ``reference.norm_relu_pool.norm_relu_pool_tangent``, with float32 arithmetic."""
     z = dense(z)
     cut = tiling(z)
-    pdot = empty_pooled(z, cut.channels_last, pool)
+    pdot = empty_pooled(z, cut.channels_last, pool) if out is None else out
     zdot = dense_as(zdot, cut.channels_last)
     vectors = (_vector(gammadot), _vector(betadot))
     tensors = (z, _vector(gamma), _vector(beta), zdot, *vectors, pdot)
@@ -316,20 +340,26 @@ def norm_relu_pool_backward_tangent(
     dpdot: Tensor | None,
     eps: float,
     pool: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    *,
+    out: Outputs | None = None,
+    dz: Tensor | None = None,
+) -> Outputs:
     """As ``reference.norm_relu_pool.norm_relu_pool_backward_tangent``, in float32 arithmetic.
 
     ``betadot`` is not read: away from the kink of the ReLU the gradients are constant in beta.
     """
     z = dense(z)
     cut = tiling(z)
-    dzdot, sums = torch.empty_like(z), _empty_sums(z, gamma)
+    dzdot, dgammadot, dbetadot = _outputs_like(z, gamma) if out is None else out
+    sums = _empty_sums(z, gamma)
     dp, zdot = dense_as(dp, cut.channels_last), dense_as(zdot, cut.channels_last)
     dpdot = None if dpdot is None else dense_as(dpdot, cut.channels_last)
-    tensors = (z, _vector(gamma), _vector(beta), dp, zdot, _vector(gammadot), dpdot, dzdot, sums)
+    vectors = (_vector(gamma), _vector(beta))
+    tensors = (z, *vectors, dp, zdot, _vector(gammadot), dpdot, dzdot, dz, sums)
     shape = (z.shape[0], z.shape[1])
     _launch(norm_relu_pool_backward_tangent_kernel, cut, z, (*tensors, *shape, eps), pool)
-    return dzdot, *_channel_sums(sums, gamma)
+    _channel_sums(sums, dgammadot, dbetadot)
+    return dzdot, dgammadot, dbetadot
 
 
 def _launch(
@@ -361,23 +391,27 @@ def _empty_sums(z: Tensor, gamma: Tensor | None) -> Tensor | None:
     return torch.empty((2, z.shape[0], z.shape[1]), dtype=torch.float32, device=z.device)
 
 
-def _channel_sums(sums: Tensor | None, gamma: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    if sums is None or gamma is None:
-        return None, None
+def _outputs_like(z: Tensor, gamma: Tensor | None) -> Outputs:
+    if gamma is None:
+        return torch.empty_like(z), None, None
+    dgamma = torch.empty(gamma.shape, dtype=gamma.dtype, device=gamma.device)
+    return torch.empty_like(z), dgamma, torch.empty_like(dgamma)
+
+
+def _channel_sums(sums: Tensor | None, dgamma: Tensor | None, dbeta: Tensor | None) -> None:
+    if sums is None:
+        return
     samples, channels = sums.shape[1:]
-    d_gamma = torch.empty((channels,), dtype=gamma.dtype, device=gamma.device)
-    d_beta = torch.empty_like(d_gamma)
     launch(
         channel_sums_kernel,
         (triton.cdiv(channels, SUM_BLOCK), 2),
         sums,
         sums,
-        d_gamma,
-        d_beta,
+        dgamma,
+        dbeta,
         samples,
         channels,
         BLOCK=SUM_BLOCK,
         STEPS=triton.next_power_of_2(triton.cdiv(samples, SUM_BLOCK)),
         num_warps=4,
     )
-    return d_gamma, d_beta

@@ -113,6 +113,7 @@ struct Inputs {
   double eps;
   bool pool, channels_last;
   OptionalTensor dp, zdot, gammadot, betadot, dpdot;
+  OptionalTensor dz = std::nullopt;  // an output
 };
 
 template <class Op, class T>
@@ -129,7 +130,8 @@ void dispatch(const Inputs& in, const Tensor& out, const OptionalTensor& out_gam
       static_cast<const T*>(in.z.const_data_ptr()), pointer(in.gamma), pointer(in.beta),
       pointer(in.dp), pointer(in.zdot), pointer(in.gammadot), pointer(in.betadot),
       pointer(in.dpdot), static_cast<T*>(out.mutable_data_ptr()),
-      out_gamma ? sum_gamma.data() : nullptr, out_gamma ? sum_beta.data() : nullptr};
+      out_gamma ? sum_gamma.data() : nullptr, out_gamma ? sum_beta.data() : nullptr,
+      in.dz ? static_cast<T*>(in.dz->mutable_data_ptr()) : nullptr};
   prefer_huge_pages(a.out, out.numel() * int64_t(sizeof(T)));
   int64_t count = in.channels_last ? samples * channel_blocks(shape.channels) : planes;
   int64_t per_task = shape.pixels() * (in.channels_last ? CHANNEL_BLOCK : 1);
@@ -177,9 +179,9 @@ void tangent(Tensor z, OptionalTensor gamma, OptionalTensor beta, Tensor zdot,
 void backward_tangent(Tensor z, OptionalTensor gamma, OptionalTensor beta, Tensor dp, Tensor zdot,
                       OptionalTensor gammadot, OptionalTensor betadot, OptionalTensor dpdot,
                       double eps, bool pool, bool channels_last, Tensor dzdot,
-                      OptionalTensor dgammadot, OptionalTensor dbetadot) {
+                      OptionalTensor dgammadot, OptionalTensor dbetadot, OptionalTensor dz) {
   launch<BackwardTangent>(
-      {z, gamma, beta, eps, pool, channels_last, dp, zdot, gammadot, betadot, dpdot}, dzdot,
+      {z, gamma, beta, eps, pool, channels_last, dp, zdot, gammadot, betadot, dpdot, dz}, dzdot,
       dgammadot, dbetadot);
 }
 

@@ -17,6 +17,7 @@ struct Arguments {
   T eps, per_pixel;
   const T *z, *gamma, *beta, *dp, *zdot, *gammadot, *betadot, *dpdot;
   T *out, *sum_gamma, *sum_beta;
+  T* dz;  // of the tangent of the backward: also the gradient itself, or null
 };
 
 // Where a plane, or a channel block of a sample, begins in z and in p, and its place in the sums.
@@ -200,7 +201,7 @@ struct BackwardTangentPlane : TangentPlane<L, T> {
   using S = typename L::Constant;
 
   const T *dp, *dpdot;
-  T *dzdot, *sum_gamma, *sum_beta;
+  T *dzdot, *dz, *sum_gamma, *sum_beta;
   GradientMeans<S> means, means_tangent;
 
   BackwardTangentPlane() = default;
@@ -209,6 +210,7 @@ struct BackwardTangentPlane : TangentPlane<L, T> {
         dp(a.dp + at.pooled),
         dpdot(moved(a.dpdot, at.pooled)),
         dzdot(a.out + at.pixel),
+        dz(moved(a.dz, at.pixel)),
         sum_gamma(moved(a.sum_gamma, at.partial)),
         sum_beta(moved(a.sum_beta, at.partial)) {}
 
@@ -250,6 +252,7 @@ struct BackwardTangentPlane : TangentPlane<L, T> {
       at.store(dzdot,
                input_gradient_tangent(xh, xhdot, dy, dydot, this->gamma, this->gammadot,
                                       this->rstd, this->mean_xh_zdot, means, means_tangent));
+      if (dz) at.store(dz, input_gradient(xh, dy, this->gamma, this->rstd, means));
     });
   }
 };

@@ -222,6 +222,9 @@ struct ChannelsLast {
     void add(A, int which, Lanes<T, M> value) {
       total[which] += value;
     }
+    void add(const Sums& other) {
+      for (int k = 0; k < K; ++k) total[k] += other.total[k];
+    }
     void totals(Constant (&to)[K]) const {
       for (int k = 0; k < K; ++k) to[k] = total[k];
     }
@@ -254,12 +257,21 @@ struct ChannelsLast {
     }
   }
 
+  // Four accumulators a sum: one add would wait for the other.
   template <int K, class F>
   void flat_sums(Constant (&totals)[K], F f) const {
-    Sums<K> part;
-    int64_t count = shape.pixels();
-    for (int64_t pixel = 0; pixel < count; ++pixel) f(At{pixel, -1, 0, false}, part);
-    part.totals(totals);
+    Sums<K> part[4];
+    int64_t pixel = 0, count = shape.pixels();
+    for (; pixel + 4 <= count; pixel += 4) {
+      for (int unrolled = 0; unrolled < 4; ++unrolled) {
+        f(At{pixel + unrolled, -1, 0, false}, part[unrolled]);
+      }
+    }
+    for (; pixel < count; ++pixel) f(At{pixel, -1, 0, false}, part[0]);
+    part[0].add(part[1]);
+    part[2].add(part[3]);
+    part[0].add(part[2]);
+    part[0].totals(totals);
   }
 
   template <class F>

@@ -1,7 +1,7 @@
 """``norm_relu_pool`` compiled; the formulas stand in the reference of the same name.
 
 Planes are taken as they lie where they are dense, contiguous or channels-last; everything else is
-laid out anew in the format of ``z``, which the outputs have too.
+laid out anew in the format of ``z``, which the outputs have too. ``out`` has to be laid out so.
 """
 
 from __future__ import annotations
@@ -11,22 +11,36 @@ from torch import Tensor
 
 from iadd_fast.native.library import operators
 
+Outputs = tuple[Tensor, Tensor | None, Tensor | None]
+
 
 def norm_relu_pool(
-    z: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float, pool: bool
+    z: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    pool: bool,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     z, layout, last = _dense_planes(z)
-    p = _pooled_like(z, pool, layout)
+    p = _pooled_like(z, pool, layout) if out is None else out
     operators().norm_relu_pool.default(z, _flat(gamma), _flat(beta), eps, pool, last, p)
     return p
 
 
 def norm_relu_pool_backward(
-    z: Tensor, gamma: Tensor | None, beta: Tensor | None, dp: Tensor, eps: float, pool: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    z: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    dp: Tensor,
+    eps: float,
+    pool: bool,
+    *,
+    out: Outputs | None = None,
+) -> Outputs:
     z, layout, last = _dense_planes(z)
-    dz = torch.empty_like(z)
-    dgamma, dbeta = _vectors_like(gamma)
+    dz, dgamma, dbeta = _outputs_like(z, gamma) if out is None else out
     dp = dp.contiguous(memory_format=layout)
     operators().norm_relu_pool_backward.default(
         z, _flat(gamma), _flat(beta), dp, eps, pool, last, dz, dgamma, dbeta
@@ -43,9 +57,11 @@ def norm_relu_pool_tangent(
     betadot: Tensor | None,
     eps: float,
     pool: bool,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     z, layout, last = _dense_planes(z)
-    pdot = _pooled_like(z, pool, layout)
+    pdot = _pooled_like(z, pool, layout) if out is None else out
     zdot = zdot.contiguous(memory_format=layout)
     operators().norm_relu_pool_tangent.default(
         z,
@@ -73,10 +89,12 @@ def norm_relu_pool_backward_tangent(
     dpdot: Tensor | None,
     eps: float,
     pool: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    *,
+    out: Outputs | None = None,
+    dz: Tensor | None = None,
+) -> Outputs:
     z, layout, last = _dense_planes(z)
-    dzdot = torch.empty_like(z)
-    dgammadot, dbetadot = _vectors_like(gamma)
+    dzdot, dgammadot, dbetadot = _outputs_like(z, gamma) if out is None else out
     operators().norm_relu_pool_backward_tangent.default(
         z,
         _flat(gamma),
@@ -92,6 +110,7 @@ def norm_relu_pool_backward_tangent(
         dzdot,
         dgammadot,
         dbetadot,
+        dz,
     )
     return dzdot, dgammadot, dbetadot
 
@@ -109,11 +128,11 @@ def _pooled_like(z: Tensor, pool: bool, layout: torch.memory_format) -> Tensor:
     return torch.empty(shape, dtype=z.dtype, device=z.device, memory_format=layout)
 
 
-def _vectors_like(gamma: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+def _outputs_like(z: Tensor, gamma: Tensor | None) -> Outputs:
     if gamma is None:
-        return None, None
+        return torch.empty_like(z), None, None
     dgamma = torch.empty(gamma.shape, dtype=gamma.dtype, device=gamma.device)
-    return dgamma, torch.empty_like(dgamma)
+    return torch.empty_like(z), dgamma, torch.empty_like(dgamma)
 
 
 def _flat(vector: Tensor | None) -> Tensor | None:

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from iadd_fast.native import library
 
-OPERATORS = ("param_distance", "diff_augment", "norm_relu_pool", "softmax_cross_entropy")
+OPERATORS = (
+    "param_distance",
+    "diff_augment",
+    "norm_relu_pool",
+    "softmax_cross_entropy",
+    "conv3x3",
+)
 #: In the order of preference; the first that is available and takes the tensor runs.
 BACKENDS = ("cuda", "triton", "cpp", "reference")
 
@@ -28,6 +34,8 @@ _DTYPES = {
 }
 # Where hand-written CUDA must be deterministic or should win; Triton serves the others on a GPU.
 _CUDA_OPERATORS = ("param_distance", "diff_augment")
+# cuDNN's kernels are better than ours would be.
+_CUDNN_OPERATORS = ("conv3x3",)
 
 _forced: str | None = None
 
@@ -119,6 +127,9 @@ def _choose(operator: str, device: str, dtype: torch.dtype) -> str:
 def _missing(operator: str, backend: str) -> str | None:
     if backend == "cpp":
         return library.missing("cpu")
+    if backend in ("cuda", "triton") and operator in _CUDNN_OPERATORS:
+        kind = "CUDA C++" if backend == "cuda" else "Triton"
+        return f"no {kind} kernel of its own; cuDNN serves it through the reference"
     if backend == "cuda":
         if operator not in _CUDA_OPERATORS:
             return "no CUDA C++ kernel; Triton serves it on a GPU"

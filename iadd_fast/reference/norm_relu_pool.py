@@ -8,7 +8,7 @@ For one (image, channel) plane of M pixels, m(.) its mean, ``up`` the transpose 
 
 Without affine gamma = 1 and beta = 0; without pool both ``pool`` and ``up`` are the identity. The
 closed forms of the three derivatives stand in the functions. bfloat16 and float16 are storage:
-the arithmetic is float32.
+the arithmetic is float32. ``out`` names the tensors to write, in the order returned.
 """
 
 from __future__ import annotations
@@ -18,21 +18,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iadd_fast.reference.precision import widened, widened_or_none
+from iadd_fast.reference.written import written
+
+Outputs = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 def norm_relu_pool(
-    z: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float, pool: bool
+    z: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+    pool: bool,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """``p`` of ``z`` ``[N, C, H, W]``: ``[N, C, H // 2, W // 2]``, or z's shape without pool."""
     y = torch.group_norm(
         widened(z), z.shape[1], widened_or_none(gamma), widened_or_none(beta), eps
     ).relu()
-    return (F.avg_pool2d(y, 2) if pool else y).to(z.dtype)
+    return written(out, (F.avg_pool2d(y, 2) if pool else y).to(z.dtype))
 
 
 def norm_relu_pool_backward(
-    z: Tensor, gamma: Tensor | None, beta: Tensor | None, dp: Tensor, eps: float, pool: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    z: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    dp: Tensor,
+    eps: float,
+    pool: bool,
+    *,
+    out: Outputs | None = None,
+) -> Outputs:
     """Gradients of ``<dp, p>`` for ``z``, ``gamma`` and ``beta`` (None without affine) ::
 
     dy = s up(dp);  e = gamma dy;  dz = r (e - m(e) - xh m(e xh))
@@ -43,8 +59,8 @@ def norm_relu_pool_backward(
     e = scale * dy
     dz = (r * (e - _mean(e) - xh * _mean(e * xh))).to(z.dtype)
     if gamma is None:
-        return dz, None, None
-    return dz, _channel_sum(dy * xh, gamma), _channel_sum(dy, gamma)
+        return _all_written(out, (dz, None, None))
+    return _all_written(out, (dz, _channel_sum(dy * xh, gamma), _channel_sum(dy, gamma)))
 
 
 def norm_relu_pool_tangent(
@@ -56,6 +72,8 @@ def norm_relu_pool_tangent(
     betadot: Tensor | None,
     eps: float,
     pool: bool,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """The derivative of ``p`` along (zdot, gammadot, betadot); a missing tangent is zero ::
 
@@ -69,7 +87,7 @@ def norm_relu_pool_tangent(
     if betadot is not None:
         ydot = ydot + _column(betadot)
     ydot = s * ydot
-    return (F.avg_pool2d(ydot, 2) if pool else ydot).to(z.dtype)
+    return written(out, (F.avg_pool2d(ydot, 2) if pool else ydot).to(z.dtype))
 
 
 def norm_relu_pool_backward_tangent(
@@ -83,12 +101,17 @@ def norm_relu_pool_backward_tangent(
     dpdot: Tensor | None,
     eps: float,
     pool: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    *,
+    out: Outputs | None = None,
+    dz: Tensor | None = None,
+) -> Outputs:
     """The derivative of the gradients along (zdot, gammadot, betadot, dpdot); missing is zero ::
 
     dydot = s up(dpdot);  edot = gamma dydot + gammadot dy
     dzdot = -r q dz + r (edot - m(edot) - xhdot m(e xh) - xh m(edot xh + e xhdot))
     dgammadot = sum (dydot xh + dy xhdot);  dbetadot = sum dydot
+
+    ``dz``: also write the gradient for z there, which needs nothing that is not read already.
     """
     xh, r, s, scale = _normalised(z, gamma, beta, eps)
     zdot = widened(zdot)
@@ -100,12 +123,14 @@ def norm_relu_pool_backward_tangent(
     if gammadot is not None:
         edot = edot + _column(gammadot) * dy
     mean_exh = _mean(e * xh)
-    dz = r * (e - _mean(e) - xh * mean_exh)
+    gradient = r * (e - _mean(e) - xh * mean_exh)
     turned = edot - _mean(edot) - xhdot * mean_exh - xh * _mean(edot * xh + e * xhdot)
-    dzdot = (r * turned - r * q * dz).to(z.dtype)
+    dzdot = (r * turned - r * q * gradient).to(z.dtype)
+    written(dz, gradient)
     if gamma is None:
-        return dzdot, None, None
-    return dzdot, _channel_sum(dydot * xh + dy * xhdot, gamma), _channel_sum(dydot, gamma)
+        return _all_written(out, (dzdot, None, None))
+    dgammadot = _channel_sum(dydot * xh + dy * xhdot, gamma)
+    return _all_written(out, (dzdot, dgammadot, _channel_sum(dydot, gamma)))
 
 
 def _normalised(
@@ -144,3 +169,12 @@ def _up(pooled: Tensor, z: Tensor, pool: bool) -> Tensor:
     spread = pooled.repeat_interleave(2, 2).repeat_interleave(2, 3) * 0.25
     height, width = z.shape[2] - spread.shape[2], z.shape[3] - spread.shape[3]
     return F.pad(spread, (0, width, 0, height)) if height or width else spread
+
+
+def _all_written(out: Outputs | None, results: Outputs) -> Outputs:
+    if out is None:
+        return results
+    (dz, dgamma, dbeta), (into, *vectors) = results, out
+    if dgamma is None or dbeta is None:
+        return written(into, dz), None, None
+    return written(into, dz), written(vectors[0], dgamma), written(vectors[1], dbeta)

@@ -244,3 +244,31 @@ def test_nan_stays_in_its_plane(device: str) -> None:
     p = kernels.norm_relu_pool(z, c.gamma, c.beta, EPS, True)
     assert p[0, 1].isnan().all()
     assert int(p.isnan().sum()) == p[0, 1].numel()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_results_go_into_given_tensors(layout: str, device: str) -> None:
+    """Buffers of the caller's, and the gradient beside its tangent: breaks when a buffer is
+    replaced, or left in part (it starts as NaN)."""
+    c = case((2, 3, 6, 7), device, layout=layout)
+    p, dz, dzdot = torch.empty_like(c.dp), torch.empty_like(c.z), torch.empty_like(c.z)
+    vectors = torch.empty(2, 3, device=device)
+    tensors: Any = (*_wide(c[:8]), True)
+    wide = Case(*tensors)
+    plain = (c.z, c.gamma, c.beta)
+    assert kernels.norm_relu_pool(*plain, EPS, True, out=p) is p
+    wanted = reference.norm_relu_pool(wide.z, wide.gamma, wide.beta, EPS, True)
+    assert_close(p, wanted, "forward")
+    kernels.norm_relu_pool_tangent(*plain, *c[4:7], EPS, True, out=p)
+    wanted = reference.norm_relu_pool_tangent(*wide[:3], *wide[4:7], EPS, True)
+    assert_close(p, wanted, "tangent")
+    gradients = reference.norm_relu_pool_backward(*wide[:4], EPS, True)
+    kernels.norm_relu_pool_backward(*c[:4], EPS, True, out=(dz, *vectors))
+    for got, expected in zip((dz, *vectors), gradients, strict=True):
+        assert_close(got, expected, "backward")
+    dz, vectors = torch.empty_like(c.z), torch.empty_like(vectors)
+    kernels.norm_relu_pool_backward_tangent(*c[:8], EPS, True, out=(dzdot, *vectors), dz=dz)
+    assert_close(dz, gradients[0], "backward")
+    wanted = reference.norm_relu_pool_backward_tangent(*wide[:8], EPS, True)
+    for got, expected in zip((dzdot, *vectors), wanted, strict=True):
+        assert_close(got, expected, "backward_tangent")

@@ -38,6 +38,7 @@ def calls() -> dict[str, torch.Tensor]:
         "diff_augment": ops.diff_augment(z, ("scale",), 1),
         "norm_relu_pool": ops.norm_relu_pool(z),
         "softmax_cross_entropy": ops.softmax_cross_entropy(z[0, 0], torch.arange(8)),
+        "conv3x3": ops.conv3x3(torch.randn(2, 16, 8, 8), torch.randn(16, 16, 3, 3)),
     }
 
 

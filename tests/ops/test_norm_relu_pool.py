@@ -134,6 +134,42 @@ def test_compiled_equals_the_reference(
             assert outputs[0].is_contiguous(memory_format=layout)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("name", ["compiled", "definition"])
+def test_results_go_into_given_tensors(name: str, layout: torch.memory_format) -> None:
+    """Poisoned buffers of the caller's, views into one vector among them, and the gradient beside
+    its tangent: breaks when a buffer is replaced by a new tensor, or left in part."""
+    wanted: Any
+    kernels: Any = compiled() if name == "compiled" else definition
+    given = arguments((3, 20, 6, 7), pool=True, affine=True)
+    planes = [given[key] for key in ("z", "dp", "zdot", "dpdot")]
+    z, dp, zdot, dpdot = (x.contiguous(memory_format=layout) for x in planes if x is not None)
+    gamma, beta, gammadot, betadot = (given[k] for k in ("gamma", "beta", "gammadot", "betadot"))
+
+    def nan(like: Tensor) -> Tensor:
+        return torch.full_like(like, float("nan"))
+
+    p, dz, dzdot = nan(dp), nan(z), nan(z)
+    assert kernels.norm_relu_pool(z, gamma, beta, EPS, True, out=p) is p
+    wanted = definition.norm_relu_pool(z, gamma, beta, EPS, True)
+    assert_close(p, wanted, "forward")
+    kernels.norm_relu_pool_tangent(z, gamma, beta, zdot, gammadot, betadot, EPS, True, out=p)
+    wanted = definition.norm_relu_pool_tangent(z, gamma, beta, zdot, gammadot, betadot, EPS, True)
+    assert_close(p, wanted, "tangent")
+    vectors = torch.full((2, 20), float("nan"), dtype=DOUBLE)
+    gradients = definition.norm_relu_pool_backward(z, gamma, beta, dp, EPS, True)
+    kernels.norm_relu_pool_backward(z, gamma, beta, dp, EPS, True, out=(dz, *vectors))
+    for got, expected in zip((dz, *vectors), gradients, strict=True):
+        assert_close(got, expected, "backward")
+    dz, vectors = nan(z), vectors.fill_(float("nan"))
+    both = (z, gamma, beta, dp, zdot, gammadot, betadot, dpdot, EPS, True)
+    kernels.norm_relu_pool_backward_tangent(*both, out=(dzdot, *vectors), dz=dz)
+    assert_close(dz, gradients[0], "backward")
+    wanted = definition.norm_relu_pool_backward_tangent(*both)
+    for got, expected in zip((dzdot, *vectors), wanted, strict=True):
+        assert_close(got, expected, "backward_tangent")
+
+
 def compiled() -> Any:
     reason = ops.backends()["norm_relu_pool"]["cpp"]
     if reason is not None:
