@@ -70,7 +70,10 @@ class Augmentation:
 
     def __call__(self, images: Tensor, seed: int) -> Tensor:
         """``images`` ``[N, C, H, W]`` augmented; equal seeds repeat the call bit for bit."""
-        families = self.families
-        if self.mode == "single":
-            families = (families[derive(seed, "family") % len(families)],)
-        return diff_augment(images, families, seed, shared=self.shared)
+        return diff_augment(images, self.chain(seed), seed, shared=self.shared)
+
+    def chain(self, seed: int) -> tuple[str, ...]:
+        """The families that a call with ``seed`` applies, in order."""
+        if self.mode == "chain":
+            return self.families
+        return (self.families[derive(seed, "family") % len(self.families)],)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from iadd_fast.unroll.gradient import ENGINES, trajectory_gradient
+from iadd_fast.unroll.fused import release
+from iadd_fast.unroll.gradient import ENGINES, trajectory_gradient, trajectory_gradients
 from iadd_fast.unroll.problem import TrajectoryGradient, WeightFunction
 
-__all__ = ["ENGINES", "TrajectoryGradient", "WeightFunction", "trajectory_gradient"]
+__all__ = [
+    "ENGINES",
+    "TrajectoryGradient",
+    "WeightFunction",
+    "release",
+    "trajectory_gradient",
+    "trajectory_gradients",
+]

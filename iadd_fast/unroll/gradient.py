@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from iadd_fast.augment import Augmentation
+from iadd_fast.fused.network import why_not
+from iadd_fast.fused.precision import PRECISIONS, products_in
 from iadd_fast.students import Student
+from iadd_fast.unroll.fused import check_fused, fused_gradients
 from iadd_fast.unroll.module import module_gradient
 from iadd_fast.unroll.problem import Problem, TrajectoryGradient, WeightFunction
 from iadd_fast.unroll.reference import reference_gradient
 
-ENGINES = ("auto", "reference", "module")
+ENGINES = ("auto", "reference", "module", "fused")
 
 
 def trajectory_gradient(
@@ -32,6 +36,8 @@ def trajectory_gradient(
     window: int | None = None,
     seed: int = 0,
     engine: str = "auto",
+    precision: str = "float32",
+    memory_budget: int | None = None,
     compile: bool = False,
 ) -> TrajectoryGradient:
     """Train a student from ``theta`` on the synthetic set and differentiate where it arrives.
@@ -61,39 +67,132 @@ def trajectory_gradient(
         seed: fixes batches and augmentation.
         engine: ``"reference"`` (full backpropagation through the unroll, the definition; memory
             grows with J), ``"module"`` (any student, forward-over-reverse sweep; memory grows by
-            one theta a step), ``"auto"`` (the fastest that applies: ``"module"`` today).
+            one theta a step), ``"fused"`` (the ConvNet for images with instance norm: the sweep in
+            closed form on the fused operators, one CUDA graph on a GPU), ``"auto"``: ``"fused"``
+            where it applies, else ``"module"``.
+        precision: of the products of convolutions and matrices. ``"float32"`` (also for float64),
+            ``"tf32"`` (CUDA only), ``"bfloat16"`` (``"fused"`` only; theta, gradients of the
+            parameters and updates stay float32). Holds for every engine, whatever torch's own
+            switches say.
+        memory_budget: MiB that ``"fused"`` may spend on keeping activations of the last inner steps
+            for the sweep instead of computing them again; 0 keeps none. Default: 256 on a CPU, a
+            quarter of what is free on a GPU.
         compile: run ``"module"`` under ``torch.compile`` (needs a compiler on the machine; pays
             after a few dozen calls; compiled again for each batch shape).
 
     Raises:
         ValueError: a shape, dtype, device or range does not fit (the message names the argument),
-            or theta equals target, which leaves nothing to match.
+            the engine does not take the student, or theta equals target, which leaves nothing to
+            match.
+    """
+    (result,) = trajectory_gradients(
+        student,
+        [theta],
+        [target],
+        images,
+        labels,
+        lr,
+        steps=steps,
+        weights=[weight],
+        normaliser=normaliser,
+        batch_size=batch_size,
+        augment=augment,
+        window=window,
+        seeds=[seed],
+        engine=engine,
+        precision=precision,
+        memory_budget=memory_budget,
+        compile=compile,
+    )
+    return result
+
+
+def trajectory_gradients(
+    student: Student,
+    thetas: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    images: Tensor,
+    labels: Tensor,
+    lr: Tensor | float,
+    *,
+    steps: int,
+    weights: Sequence[Tensor | WeightFunction | None],
+    seeds: Sequence[int],
+    normaliser: Literal["start", "weighted"] = "start",
+    batch_size: int | None = None,
+    augment: Augmentation | str | None = None,
+    window: int | None = None,
+    engine: str = "auto",
+    precision: str = "float32",
+    memory_budget: int | None = None,
+    compile: bool = False,
+) -> list[TrajectoryGradient]:
+    """:func:`trajectory_gradient` of several segments with one synthetic set.
+
+    On a GPU engine ``"fused"`` runs them side by side, since one of few images cannot fill it; the
+    results are those of one call each.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine: got {engine!r}; takes one of {', '.join(ENGINES)}")
-    if engine == "reference" and compile:
-        raise ValueError("compile: engine 'reference' has no compiled form (double backward)")
-    _check_theta_and_counts(student, theta, target, steps, batch_size, window)
-    problem = Problem(
-        student=student,
-        theta=theta.detach(),
-        target=target.detach(),
-        # Fresh strides: group_norm's tangent fails on one channel laid out channels-last.
-        images=images.detach().clone(memory_format=torch.contiguous_format),
-        labels=labels.detach(),
-        lr=torch.as_tensor(lr, dtype=theta.dtype, device=theta.device).detach(),
-        steps=steps,
-        weight=weight.detach() if isinstance(weight, Tensor) else weight,
-        normaliser=normaliser,
-        batch_size=batch_size,
-        augment=Augmentation.parse(augment),
-        window=steps if window is None else min(window, steps),
-        seed=seed,
-    )
-    _check_problem(problem)
-    if engine == "reference":
-        return reference_gradient(problem)
-    return module_gradient(problem, compile)
+    if engine in ("reference", "fused") and compile:
+        reason = "double backward" if engine == "reference" else "its kernels are compiled"
+        raise ValueError(f"compile: engine {engine!r} has no compiled form ({reason})")
+    families = Augmentation.parse(augment)
+    # Fresh strides: group_norm's tangent fails on one channel laid out channels-last.
+    images = images.detach().clone(memory_format=torch.contiguous_format)
+    problems = []
+    for theta, target, weight, seed in zip(thetas, targets, weights, seeds, strict=True):
+        _check_theta_and_counts(student, theta, target, steps, batch_size, window)
+        problem = Problem(
+            student=student,
+            theta=theta.detach(),
+            target=target.detach(),
+            images=images,
+            labels=labels.detach(),
+            lr=torch.as_tensor(lr, dtype=theta.dtype, device=theta.device).detach(),
+            steps=steps,
+            weight=weight.detach() if isinstance(weight, Tensor) else weight,
+            normaliser=normaliser,
+            batch_size=batch_size,
+            augment=families,
+            window=steps if window is None else min(window, steps),
+            seed=seed,
+            precision=precision,
+            memory_budget=memory_budget,
+        )
+        _check_problem(problem)
+        problems.append(problem)
+    engine = _engine(engine, problems[0], compile)
+    _check_precision(precision, engine, problems[0].theta)
+    with products_in(precision, problems[0].theta.device):
+        if engine == "fused":
+            return fused_gradients(problems)
+        if engine == "reference":
+            return [reference_gradient(problem) for problem in problems]
+        return [module_gradient(problem, compile) for problem in problems]
+
+
+def _engine(engine: str, problem: Problem, compile: bool) -> str:
+    if engine == "auto":
+        applies = why_not(problem.student) is None and not compile
+        applies = applies and problem.theta.dtype in (torch.float32, torch.float64)
+        engine = "fused" if applies else "module"
+    if engine == "fused":
+        check_fused(problem)
+    return engine
+
+
+def _check_precision(precision: str, engine: str, theta: Tensor) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: got {precision!r}; takes one of {', '.join(PRECISIONS)}")
+    if precision != "float32" and theta.dtype != torch.float32:
+        raise ValueError(f"precision: got {precision!r}; theta is {theta.dtype}, takes float32")
+    if precision == "tf32" and not theta.is_cuda:
+        raise ValueError(
+            f"precision: got 'tf32', a mode of CUDA devices; theta is on {theta.device}"
+        )
+    if precision == "bfloat16" and engine != "fused":
+        raise ValueError(f"precision: got 'bfloat16'; engine {engine!r} takes float32 and tf32")
 
 
 def _check_theta_and_counts(
@@ -132,6 +231,9 @@ def _check_problem(problem: Problem) -> None:
     _check_labels(labels, images.shape[0])
     if problem.lr.ndim != 0:
         raise ValueError(f"lr: got shape {tuple(problem.lr.shape)}; takes a scalar")
+    budget = problem.memory_budget
+    if budget is not None and (not isinstance(budget, int) or budget < 0):
+        raise ValueError(f"memory_budget: got {budget!r}; takes a whole number of MiB, at least 0")
     if problem.normaliser not in ("start", "weighted"):
         raise ValueError(f"normaliser: got {problem.normaliser!r}; takes 'start' or 'weighted'")
     if torch.equal(theta, problem.target):

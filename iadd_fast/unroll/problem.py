@@ -34,6 +34,8 @@ class Problem:
     augment: Augmentation | None
     window: int
     seed: int
+    precision: str = "float32"
+    memory_budget: int | None = None
 
     @property
     def soft(self) -> bool:
@@ -63,6 +65,13 @@ class Problem:
         if self.augment is None:
             return inputs
         return self.augment(inputs, derive(self.seed, "augment", step))
+
+    def augmentation(self, step: int) -> tuple[tuple[str, ...], int, bool] | None:
+        """Families, seed and sharing of what :meth:`augmented` applies; None for nothing."""
+        if self.augment is None:
+            return None
+        seed = derive(self.seed, "augment", step)
+        return self.augment.chain(seed), seed, self.augment.shared
 
     def final_weight(self, theta: Tensor) -> Tensor | None:
         """The weight of the distance once the last parameters are known."""
