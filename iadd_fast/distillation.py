@@ -20,12 +20,13 @@ from iadd_fast.experts import resolve_augment, teachers
 from iadd_fast.importance import Importance, Segment, Setting, parse_importance
 from iadd_fast.interrupt import DelayedInterrupt
 from iadd_fast.metrics import MetricsLog
+from iadd_fast.preset import find_preset
 from iadd_fast.seeds import derive, generator
 from iadd_fast.settings import DistillSettings
 from iadd_fast.students import Student
 from iadd_fast.synthetic import SyntheticSet, check_images_per_class, initial_images
-from iadd_fast.training import accuracy, train
-from iadd_fast.unroll import TrajectoryGradient, trajectory_gradient
+from iadd_fast.training import accuracy, train_many
+from iadd_fast.unroll import TrajectoryGradient, release, trajectory_gradients
 from iadd_fast.versions import versions
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -40,11 +41,12 @@ class DistillationDiverged(RuntimeError):
 def distill(
     data: Data,
     experts: Experts | str | Path | None = None,
-    images_per_class: int = 1,
+    images_per_class: int | None = None,
     importance: str | Importance = "adaptive",
     *,
     student: Student | str | None = None,
     out: str | Path | None = None,
+    preset: str | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
     **settings: Any,
@@ -62,7 +64,7 @@ def distill(
         experts: teachers, or the folder of an earlier :func:`~iadd_fast.train_experts`, or MTT's
             ``replay_buffer_*.pt`` (a file, or the folder that holds them); None trains them (into
             ``out/experts`` where ``out`` is given) up to the last epoch reached.
-        images_per_class: synthetic samples per class.
+        images_per_class: synthetic samples per class; default: the preset's, else 1.
         importance: a policy or its text (:func:`iadd_fast.importance.parse_importance`):
             ``"adaptive"``, ``"uniform"`` (MTT), ``"paper"``, ``"prune"``, ``"similarity"``,
             ``"ranked"``, ``"fisher"``.
@@ -70,6 +72,8 @@ def distill(
         out: folder for ``distilled.safetensors``, ``metrics.jsonl`` and a checkpoint. The same call
             on a folder that holds a checkpoint goes on from it, to the same bits on the same
             machine. None keeps everything in memory.
+        preset: a name of :func:`iadd_fast.presets`, whose settings (its experts' too, where they
+            are trained here) hold where none is given.
         device: default: CUDA where there is one.
         progress: show a bar with loss, alpha, weight spread and seconds per iteration.
         **settings: fields of :class:`~iadd_fast.settings.DistillSettings`.
@@ -78,11 +82,20 @@ def distill(
         The set of the best iteration.
 
     Raises:
-        TypeError, ValueError: an unknown setting, a value out of range, experts that do not fit the
-            student, the data or the schedule, or ``out`` holds a run of other settings.
+        TypeError, ValueError: an unknown setting or preset, a value out of range, experts that do
+            not fit the student, the data or the schedule, or ``out`` holds a run of other settings.
         DistillationDiverged: ``max_skips`` steps in a row had a non-finite or too large loss.
         KeyboardInterrupt: Ctrl-C; the finished iterations are in the checkpoint.
+
+    Warns:
+        UserWarning: the data is normalised in another way than the preset says.
     """
+    chosen = find_preset(preset)
+    if chosen is not None:
+        chosen.warn_unless_normalised(data.transform.kind)
+        settings = {**chosen.values("distill"), **settings}
+    if images_per_class is None:
+        images_per_class = 1 if chosen is None else chosen.images_per_class
     options = DistillSettings.of(**settings)
     # Before any expert is trained, which may take hours.
     check_images_per_class(data, images_per_class)
@@ -100,8 +113,11 @@ def distill(
         progress=progress,
         augment=options.augment,
         seed=options.seed,
+        preset=chosen,
     )
-    run = Distillation(data, experts, student, policy, images_per_class, options, folder, where)
+    run = Distillation(
+        data, experts, student, policy, images_per_class, options, folder, where, preset
+    )
     return run.run(progress)
 
 
@@ -118,6 +134,7 @@ class Distillation:
         options: DistillSettings,
         folder: Path | None,
         device: torch.device,
+        preset: str | None = None,
     ) -> None:
         self.data = data
         self.experts = experts
@@ -151,6 +168,7 @@ class Distillation:
         self.best: dict[str, Tensor] = {}
         self.best_summary: dict[str, Any] = {}
         self.config: dict[str, Any] = {
+            "preset": preset,
             "images_per_class": images_per_class,
             "importance": importance.describe(),
             "student": student.spec,
@@ -161,6 +179,12 @@ class Distillation:
 
     def run(self, progress: bool = True) -> DistilledSet:
         """All iterations from the checkpoint, if there is one, to the result."""
+        try:
+            return self._run(progress)
+        finally:
+            release(self.student)
+
+    def _run(self, progress: bool) -> DistilledSet:
         options = self.options
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +238,7 @@ class Distillation:
     def outer_step(self) -> dict[str, Any]:
         """Match ``trajectories`` segments and move; or skip when the loss is of no use."""
         segments = [self._draw_segment(k) for k in range(self.options.trajectories)]
-        results = [self._match(segment, k) for k, segment in enumerate(segments)]
+        results = self._match(segments)
         loss = sum(float(result.loss) for result in results) / len(results)
         good = loss <= self.options.max_loss and all(_finite(result) for result in results)
         if good:
@@ -253,23 +277,25 @@ class Distillation:
             self.experts.snapshot(expert, start + options.expert_epochs, self.device),
         )
 
-    def _match(self, segment: Segment, number: int) -> TrajectoryGradient:
+    def _match(self, segments: list[Segment]) -> list[TrajectoryGradient]:
         options = self.options
-        return trajectory_gradient(
+        return trajectory_gradients(
             self.student,
-            segment.start,
-            segment.target,
+            [segment.start for segment in segments],
+            [segment.target for segment in segments],
             self.synthetic.images,
             self.synthetic.labels,
             self.synthetic.lr,
             steps=options.steps,
-            weight=self.importance.weight(segment),
+            weights=[self.importance.weight(segment) for segment in segments],
             normaliser=self.importance.normaliser,
             batch_size=options.batch_size,
             augment=self.augment,
             window=options.window,
-            seed=derive(options.seed, "inner", self.iteration, number),
+            seeds=[derive(options.seed, "inner", self.iteration, k) for k in range(len(segments))],
             engine=options.engine,
+            precision=options.precision,
+            memory_budget=options.memory_budget,
             compile=options.compile,
         )
 
@@ -307,24 +333,21 @@ class Distillation:
 
     def _validation_accuracy(self, images: Tensor, labels: Tensor) -> float:
         options = self.options
-        scores = []
-        for network in range(options.validation_networks):
-            # The same networks every time: scores of two iterations differ by the set alone.
-            seed = derive(options.seed, "validation", network)
-            theta = train(
-                self.student,
-                self.student.init(derive(seed, "initial"), self.device),
-                self.synthetic.result,
-                self.synthetic.labels,
-                lr=float(self.synthetic.lr),
-                epochs=options.validation_epochs,
-                momentum=0.9,
-                weight_decay=5e-4,
-                decay=True,
-                augment=self.augment,
-                seed=seed,
-            )
-            scores.append(accuracy(self.student, theta, images, labels))
+        # The same networks every time: scores of two iterations differ by the set alone.
+        seeds = [derive(options.seed, "validation", k) for k in range(options.validation_networks)]
+        thetas = train_many(
+            self.student,
+            torch.stack([self.student.init(derive(s, "initial"), self.device) for s in seeds]),
+            [(self.synthetic.result, self.synthetic.labels)],
+            seeds=seeds,
+            lr=float(self.synthetic.lr),
+            epochs=options.validation_epochs,
+            momentum=0.9,
+            weight_decay=5e-4,
+            decay=True,
+            augment=self.augment,
+        )
+        scores = [accuracy(self.student, theta, images, labels) for theta in thetas]
         return sum(scores) / len(scores)
 
     def result(self) -> DistilledSet:

@@ -27,7 +27,7 @@ from iadd_fast.data import Data, Split
 from iadd_fast.devices import resolve_device
 from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
 from iadd_fast.students import Student, parse_student
-from iadd_fast.training import accuracy, train
+from iadd_fast.training import accuracy, train, train_many
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -68,6 +68,10 @@ def evaluate(
     its spread includes the draw; ``"herding"`` and ``"k_center"`` choose once, on the flattened
     transformed pixels (at one image per class both choose the image nearest to the class mean).
     All of them choose from the training and the validation part together.
+
+    The networks of a row train together: on a GPU several side by side, on a CPU one after another.
+    The seconds of a row are the time that takes divided by the number of its networks; one network
+    alone would take longer than that on a GPU.
 
     Args:
         distilled: the set; trained on with its learned learning rate ``distilled.lr``.
@@ -128,41 +132,36 @@ def evaluate(
         for architecture, student in students.items():
             _warm_up(student, contenders[0], batch_size, families)
             for contender in contenders:
-                results: list[float] = []
-                seconds: list[float] = []
-                for network in range(networks):
-                    bar.set_description(
-                        f"{contender.method}, {architecture}, network {network + 1}/{networks}"
-                    )
-                    images, labels = contender.training_set(network)
-                    theta = student.init(
-                        seeds.derive(seed, "evaluation", architecture, network, "init"), device
-                    )
-                    started = _clock(device)
-                    theta = train(
-                        student,
-                        theta,
-                        images,
-                        labels,
-                        lr=contender.lr,
-                        epochs=contender.epochs,
-                        batch_size=batch_size,
-                        momentum=MOMENTUM,
-                        weight_decay=WEIGHT_DECAY,
-                        decay=True,
-                        augment=families,
-                        seed=seeds.derive(seed, "evaluation", architecture, network, "train"),
-                    )
-                    seconds.append(_clock(device) - started)
-                    results.append(accuracy(student, theta, test_images, test_labels))
-                    bar.set_postfix_str(f"accuracy {results[-1]:.1f} %")
-                    bar.update()
+                bar.set_description(f"{contender.method}, {architecture}")
+                sets = [contender.training_set(network) for network in range(networks)]
+                prefix = (seed, "evaluation", architecture)
+                first = [seeds.derive(*prefix, k, "init") for k in range(networks)]
+                thetas = torch.stack([student.init(number, device) for number in first])
+                started = _clock(device)
+                thetas = train_many(
+                    student,
+                    thetas,
+                    sets,
+                    seeds=[seeds.derive(*prefix, k, "train") for k in range(networks)],
+                    lr=contender.lr,
+                    epochs=contender.epochs,
+                    batch_size=batch_size,
+                    momentum=MOMENTUM,
+                    weight_decay=WEIGHT_DECAY,
+                    decay=True,
+                    augment=families,
+                    on_epoch=_on_last(contender.epochs, bar.update),
+                )
+                seconds = (_clock(device) - started) / networks
+                results = [accuracy(student, theta, test_images, test_labels) for theta in thetas]
+                bar.set_postfix_str(f"accuracy {statistics.fmean(results):.1f} %")
+                images, labels = sets[0]
                 rows.append(
                     EvaluationRow(
                         contender.method,
                         architecture,
                         results,
-                        statistics.median(seconds),
+                        seconds,
                         images.nbytes + labels.nbytes,
                         len(images),
                     )
@@ -315,6 +314,16 @@ def _warm_up(
     images, labels = contender.training_set(0)
     options: dict[str, Any] = {"lr": contender.lr, "epochs": 1, "batch_size": batch_size}
     train(student, student.init(0, images.device), images, labels, augment=families, **options)
+
+
+def _on_last(epochs: int, call: Callable[[], object]) -> Callable[[int, int, Tensor], None]:
+    """For ``on_epoch``: ``call`` after each network's last epoch."""
+
+    def told(network: int, done: int, theta: Tensor) -> None:
+        if done == epochs:
+            call()
+
+    return told
 
 
 def _clock(device: torch.device) -> float:

@@ -17,7 +17,7 @@ class EvaluationRow:
         method: ``"iadd"`` (the distilled set), ``"random"``, ``"herding"``, ``"k_center"`` or
             ``"full"``.
         accuracies: test accuracy in percent of each network.
-        seconds: training seconds of one network (the median over the networks).
+        seconds: training seconds of the row's networks, divided by their number.
         bytes: size of the training images and labels. images: their number.
     """
 

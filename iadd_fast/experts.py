@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from iadd_fast.artifacts import Experts, ExpertStore, MemoryExperts, load_mtt_bu
 from iadd_fast.augment import DSA, Augmentation
 from iadd_fast.data import Data
 from iadd_fast.devices import resolve_device
+from iadd_fast.preset import Preset, find_preset
 from iadd_fast.seeds import derive
 from iadd_fast.settings import ExpertSettings
 from iadd_fast.students import Student, build, for_data, parse_student
-from iadd_fast.training import accuracy, train
+from iadd_fast.training import accuracy, train_many
 
 
 def train_experts(
@@ -24,6 +26,7 @@ def train_experts(
     student: Student | str | None = None,
     out: str | Path | None = None,
     *,
+    preset: str | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
     **settings: Any,
@@ -31,7 +34,9 @@ def train_experts(
     """Train teachers and keep a snapshot of every epoch (MTT's ``buffer.py``).
 
     Each expert starts from its own seed and sees the training part of ``data`` (the validation part
-    is left out, so that a distillation can choose on it). Train only as many epochs as a
+    is left out, so that a distillation can choose on it). On a GPU several train side by side
+    (``at_once``), on a CPU one after another; an expert is the same and is stored as soon as it is
+    finished either way. Train only as many epochs as a
     distillation reaches: ``max_start_epoch + expert_epochs``.
 
     Args:
@@ -41,6 +46,8 @@ def train_experts(
         out: folder for ``manifest.json`` and one ``.safetensors`` per expert; a folder of an
             earlier call with the same settings is continued where it stopped. None keeps the
             snapshots in memory.
+        preset: a name of :func:`iadd_fast.presets`, whose settings hold where none is given here;
+            its experts have as many epochs as its distillation reaches.
         device: default: CUDA where there is one.
         progress: show a bar with the validation accuracy.
         **settings: fields of :class:`~iadd_fast.settings.ExpertSettings`.
@@ -49,21 +56,30 @@ def train_experts(
         The experts, read lazily from ``out``.
 
     Raises:
-        TypeError, ValueError: an unknown setting or a value out of range; ``out`` holds experts of
-            other settings or data.
+        TypeError, ValueError: an unknown setting or preset, or a value out of range; ``out`` holds
+            experts of other settings or data.
+
+    Warns:
+        UserWarning: the data is normalised in another way than the preset says.
     """
+    chosen = find_preset(preset)
+    if chosen is not None:
+        chosen.warn_unless_normalised(data.transform.kind)
+        settings = {**chosen.values("experts"), **settings}
     options = ExpertSettings.of(**settings)
-    student = resolve_student(student, data)
+    student = resolve_student(student, data, chosen)
     augment = resolve_augment(options.augment, data)
     where = resolve_device(device)
     store: ExpertStore | None = None
     missing = list(range(options.count))
+    how = options.to_dict()
+    del how["at_once"]  # no expert depends on those beside it
     if out is not None:
         store = ExpertStore.create(
             Path(out),
             student_spec=student.spec,
             settings={
-                **options.to_dict(),
+                **how,
                 "augment": str(augment) if augment else "none",
                 "transform": data.transform.kind,
                 "images": len(data.train),
@@ -74,61 +90,64 @@ def train_experts(
             epochs=options.epochs,
         )
         missing = store.missing()
-    images, labels = data.train.images.to(where), data.train.labels.to(where)
     trajectories: list[Tensor] = []
-    total = len(missing) * options.epochs
-    with tqdm(total=total, desc="experts", unit="epoch", disable=not progress) as bar:
-        for index in missing:
-            snapshots, accuracies = _trajectory(
-                student, images, labels, data, options, augment, index, where, bar
-            )
-            if store is None:
-                trajectories.append(snapshots)
-            else:
-                store.add(index, snapshots, {"validation_accuracy": accuracies})
+
+    def finished(index: int, snapshots: Tensor, accuracies: list[float]) -> None:
+        if store is None:
+            trajectories.append(snapshots)
+        else:
+            store.add(index, snapshots, {"validation_accuracy": accuracies})
+
+    if missing:
+        _train(student, data, options, augment, missing, where, progress, finished)
     return MemoryExperts(trajectories) if store is None else store
 
 
-def _trajectory(
+def _train(
     student: Student,
-    images: Tensor,
-    labels: Tensor,
     data: Data,
     options: ExpertSettings,
     augment: Augmentation | None,
-    index: int,
+    indices: list[int],
     device: torch.device,
-    bar: Any,
-) -> tuple[Tensor, list[float]]:
+    progress: bool,
+    finished: Callable[[int, Tensor, list[float]], None],
+) -> None:
+    """Train the experts of these numbers, in ascending order; ``finished`` takes each when done."""
     held = data.validation.to(device)
-    snapshots: list[Tensor] = []
-    accuracies: list[float] = []
+    seeds = [derive(options.seed, "expert", index) for index in indices]
+    snapshots: dict[int, list[Tensor]] = {index: [] for index in indices}
+    accuracies: dict[int, list[float]] = {index: [] for index in indices}
+    total = len(indices) * options.epochs
+    with tqdm(total=total, desc="experts", unit="epoch", disable=not progress) as bar:
 
-    def keep(epoch: int, theta: Tensor) -> None:
-        # A clone: MTT's detach().cpu() keeps one and the same storage on a CPU.
-        snapshots.append(theta.detach().to("cpu", copy=True))
-        if len(held) > 0:
-            accuracies.append(accuracy(student, theta, held.images, held.labels))
-            bar.set_postfix(expert=index, epoch=epoch, accuracy=f"{accuracies[-1]:.1f}%")
-        bar.update(int(epoch > 0))
+        def keep(number: int, epoch: int, theta: Tensor) -> None:
+            index = indices[number]
+            # A clone: MTT's detach().cpu() keeps one and the same storage on a CPU.
+            snapshots[index].append(theta.detach().to("cpu", copy=True))
+            if len(held) > 0:
+                score = accuracy(student, theta, held.images, held.labels)
+                accuracies[index].append(score)
+                bar.set_postfix(expert=index, epoch=epoch, accuracy=f"{score:.1f}%")
+            bar.update(int(epoch > 0))
+            if epoch == options.epochs:
+                finished(index, torch.stack(snapshots.pop(index)), accuracies.pop(index))
 
-    seed = derive(options.seed, "expert", index)
-    train(
-        student,
-        student.init(derive(seed, "initial"), device),
-        images,
-        labels,
-        lr=options.lr,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        decay=options.decay,
-        augment=augment,
-        seed=seed,
-        on_epoch=keep,
-    )
-    return torch.stack(snapshots), accuracies
+        train_many(
+            student,
+            torch.stack([student.init(derive(seed, "initial"), device) for seed in seeds]),
+            [(data.train.images.to(device), data.train.labels.to(device))],
+            seeds=seeds,
+            lr=options.lr,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            decay=options.decay,
+            augment=augment,
+            on_epoch=keep,
+            at_once=options.at_once,
+        )
 
 
 def teachers(
@@ -142,37 +161,32 @@ def teachers(
     progress: bool,
     augment: str,
     seed: int,
+    preset: Preset | None = None,
 ) -> tuple[Student, Experts]:
     """A student and experts that fit it and the data and reach epoch ``reach``.
 
-    Experts that are not given are trained (into ``folder``); a student that is not given is the
-    experts' own.
+    Experts that are not given are trained (into ``folder``, as ``preset`` says); a student that is
+    not given is the experts' own, else the preset's.
 
     Raises:
         ValueError: the experts have other parameters, too few epochs or other training data.
     """
     if experts is None:
-        network = resolve_student(student, data)
-        return network, train_experts(
-            data,
-            network,
-            folder,
-            device=device,
-            progress=progress,
-            epochs=reach,
-            augment=augment,
-            seed=seed,
-        )
+        network = resolve_student(student, data, preset)
+        own = {} if preset is None else preset.values("experts")
+        own |= {"epochs": reach, "augment": augment, "seed": seed}
+        trained = train_experts(data, network, folder, device=device, progress=progress, **own)
+        return network, trained
     if isinstance(experts, str | Path):
         path = Path(experts)
         if path.suffix == ".pt" or any(path.glob("replay_buffer_*.pt")):
-            experts = load_mtt_buffers(path, resolve_student(student, data))
+            experts = load_mtt_buffers(path, resolve_student(student, data, preset))
         else:
             experts = ExpertStore.open(path)
     if student is None and isinstance(experts, ExpertStore):
         network = build(experts.student_spec)
     else:
-        network = resolve_student(student, data)
+        network = resolve_student(student, data, preset)
     if len(experts) == 0:
         raise ValueError("experts: none is finished yet; train at least one")
     if experts.num_parameters != network.num_parameters:
@@ -203,10 +217,14 @@ def _check_same_data(experts: ExpertStore, data: Data) -> None:
         )
 
 
-def resolve_student(student: Student | str | None, data: Data) -> Student:
-    """The student itself, one by its text, or the default for the data's shape."""
+def resolve_student(
+    student: Student | str | None, data: Data, preset: Preset | None = None
+) -> Student:
+    """The student itself, one by its text, the preset's, or the default for the data's shape."""
     if isinstance(student, Student):
         return student
+    if student is None and preset is not None:
+        student = preset.student
     if student is None:
         return for_data(data.sample_shape, data.num_classes)
     return parse_student(student, data.sample_shape, data.num_classes)

@@ -74,9 +74,12 @@ class ExpertSettings(Settings):
     batch_size: int = setting(256, "real images per step")
     augment: str = setting("auto", "DSA families joined by _, dsa, none, or auto: dsa for images")
     seed: int = setting(0, "fixes initialisation, order and augmentation")
+    at_once: int | None = setting(
+        None, "experts trained side by side on a GPU; none: as many as fill it"
+    )
 
     def __post_init__(self) -> None:
-        self._whole("count", "epochs", "batch_size")
+        self._whole("count", "epochs", "batch_size", "at_once")
         self._whole("seed", least=0)
         self._number("lr")
         self._number("momentum", above=-1e-9, below=1.0)
@@ -110,7 +113,11 @@ class DistillSettings(Settings):
     ema: float | None = setting(None, "decay of an average of the images, which is then the result")
     trajectories: int = setting(1, "teacher segments matched per outer step, their mean taken")
     window: int | None = setting(None, "differentiate only the last so many inner steps; none: all")
-    engine: str = setting("auto", "engine of the meta-gradient: auto, module or reference")
+    engine: str = setting("auto", "engine of the meta-gradient: auto, fused, module or reference")
+    precision: str = setting("float32", "products in float32, tf32 or bfloat16")
+    memory_budget: int | None = setting(
+        None, "MiB for activations that engine fused keeps; none: 256, on a GPU a quarter"
+    )
     compile: bool = setting(False, "run engine module under torch.compile")
     validate_every: int | None = setting(
         None, "iterations between validations, which pick the result; none: ten of them"
@@ -134,7 +141,9 @@ class DistillSettings(Settings):
         if self.ema is not None:
             self._number("ema", below=1.0)
         self._choice("initial", ("real", "noise", "kmeans"))
-        self._choice("engine", ("auto", "module", "reference"))
+        self._choice("engine", ("auto", "fused", "module", "reference"))
+        self._choice("precision", ("float32", "tf32", "bfloat16"))
+        self._whole("memory_budget", least=0)
         first = self.first_max_start_epoch
         if self.min_start_epoch > (self.max_start_epoch if first is None else first):
             raise ValueError(

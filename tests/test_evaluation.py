@@ -65,20 +65,20 @@ def small_set(lr: float = 0.5) -> DistilledSet:
 
 
 class Recorder:
-    """Stands in for training: keeps what it was called with and returns theta as it came."""
+    """Stands in for training: keeps a call per network and returns their theta as they came."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[dict[str, Any]] = []
-        monkeypatch.setattr(module, "train", self)
+        monkeypatch.setattr(module, "train_many", self)
 
     def __call__(
-        self, student: Any, theta: Tensor, images: Tensor, labels: Tensor, **options: Any
+        self, student: Any, thetas: Tensor, sets: list[tuple[Tensor, Tensor]], **options: Any
     ) -> Tensor:
-        if "decay" in options:  # the untimed warm-up trains without it
+        for theta, (images, labels) in zip(thetas, sets, strict=True):
             self.calls.append(
                 {"student": student, "theta": theta, "images": images, "labels": labels, **options}
             )
-        return theta
+        return thetas
 
 
 def accuracies(result: Evaluation) -> dict[tuple[str, str], list[float]]:
@@ -222,6 +222,16 @@ def test_data_of_another_normalisation_is_moved_into_the_space_of_the_set() -> N
     assert wanted.row("iadd", "mlp").mean > 95.0  # type: ignore[union-attr]
     for row, other in zip(wanted.rows, got.rows, strict=True):
         assert row.mean == pytest.approx(other.mean, abs=5.0)
+
+
+def test_seconds_are_of_one_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight seconds for four networks that trained together; breaks when they are not divided."""
+    ticks = iter([100.0, 108.0])
+    monkeypatch.setattr(module, "_clock", lambda _: next(ticks))
+    result = evaluate(
+        small_set(), small_data(), networks=4, epochs=1, baselines=(), full=False, progress=False
+    )
+    assert [row.seconds for row in result.rows] == [2.0]
 
 
 def test_sizes_of_each_method() -> None:
