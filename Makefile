@@ -26,6 +26,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --benchmark-only \
 		--benchmark-json=.benchmarks/results.json
 	$(BIN)/python bench/tables.py --from .benchmarks/results.json
+	$(BIN)/python bench/bench_unroll.py --memory
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks

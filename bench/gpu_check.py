@@ -2,11 +2,11 @@
 
     bench/gpu_check.sh --out DIR
 
-DIR receives at most eight files: ``environment.json``, ``build.json``, ``tests.json``,
-``sanitizer.json``, ``resources.md``, ``benchmarks.json``, ``log.txt`` with everything that was
-printed, and ``summary.json`` (stage -> ok, failed or skipped, with the reason and the seconds),
-written anew after every stage. A stage has a time limit of its own. The exit status is 1 where a
-stage failed and 2 where nothing could start.
+DIR receives at most eight files: ``environment.json`` (the build's report in it), ``tests.json``,
+``sanitizer.json``, ``unroll.json``, ``benchmarks.json``, ``resources.md``, ``log.txt`` with
+everything that was printed, and ``summary.json`` (stage -> ok, failed or skipped, with the reason
+and the seconds), written anew after every stage. A stage has a time limit of its own. The exit
+status is 1 where a stage failed and 2 where nothing could start.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-# Seconds for everything; the other limits leave the benchmarks at least ninety of them.
-LIMIT, RESERVED = 580.0, 80.0
+# Seconds for everything, kept for the last stage, for the unroll at most, for the benchmarks at
+# least.
+LIMIT, RESERVED, UNROLL, LEAST = 580.0, 80.0, 240.0, 90.0
 NEEDED = ("torch", "triton", "typer", "tqdm", "safetensors", "sklearn", "matplotlib", "jinja2")
 
 
@@ -142,7 +143,8 @@ def build(check: Check) -> str:
         "print(json.dumps({name: missing(name) for name in ('cpu', 'cuda')}))"
     )
     found = check.run([sys.executable, "-c", asked], 20)
-    check.write("build.json", [result, found])
+    held = json.loads((check.out / "environment.json").read_text())
+    check.write("environment.json", {**held, "build": [result, found]})
     _demand(result)
     _demand(found)
     reasons = {name: why for name, why in json.loads(found["tail"][-1]).items() if why}
@@ -188,6 +190,29 @@ def sanitizer(check: Check) -> str:
     return "memcheck and racecheck"
 
 
+def unroll(check: Check) -> str:
+    """One outer iteration by every engine, and the peak memory over its steps."""
+    target = check.out / "unroll.json"
+    script = [sys.executable, "bench/bench_unroll.py", "--device", "cuda"]
+    limit = min(UNROLL, check.left() - RESERVED - LEAST)
+    # The memory first: it compiles nothing. No further row is begun after the budget.
+    parts = ["--memory", "--compare", "--budget", f"{limit / 3:.0f}", "--json", str(target)]
+    result = check.run([*script, *parts], limit)
+    if not target.exists():
+        _demand(result)
+    held = json.loads(target.read_text())
+    wrong = [
+        f"{row['name']}: {row['failed']}"
+        for found in held["comparisons"]
+        for row in found["contenders"]
+        if row["failed"]
+    ]
+    if wrong:
+        raise Failed("; ".join(wrong))
+    _demand(result)
+    return f"{len(held['comparisons'])} rows, {len(held['memory'])} memory lines"
+
+
 def benchmarks(check: Check) -> str:
     """``tables.py`` on the GPU, with the time that is left: it needs no pytest-benchmark."""
     target = check.out / "benchmarks.json"
@@ -219,6 +244,7 @@ STAGES: dict[str, Callable[[Check], Any]] = {
     "build": build,
     "tests": tests,
     "sanitizer": sanitizer,
+    "unroll": unroll,
     "benchmarks": benchmarks,
     "resources": resources,
 }

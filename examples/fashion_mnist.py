@@ -110,9 +110,6 @@ def run(options: argparse.Namespace, policy: str, lr_images: float, seed: int) -
         lr_images=lr_images,
         validate_every=50,
         seed=seed,
-        # At ten images and ten steps all graphs fit, and eager full backpropagation is the
-        # quickest of the exact engines on a CPU; the gradients are equal to rounding.
-        engine="reference",
     )
     measured = iadd_fast.evaluate(
         distilled,

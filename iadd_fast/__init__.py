@@ -13,32 +13,39 @@ from __future__ import annotations
 from iadd_fast import importance, ops, students
 from iadd_fast.artifacts import DistilledSet, Experts, ExpertStore, load_mtt_buffers
 from iadd_fast.augment import Augmentation
+from iadd_fast.comparison import Comparison, ContenderFailed, compare
 from iadd_fast.data import Data, load_data
 from iadd_fast.distillation import DistillationDiverged, distill
 from iadd_fast.evaluation import evaluate
 from iadd_fast.evaluation_rows import Evaluation
 from iadd_fast.experts import train_experts
 from iadd_fast.ops import backends, use_backend
+from iadd_fast.preset import Preset, presets
 from iadd_fast.students import Student
 from iadd_fast.unroll import TrajectoryGradient, trajectory_gradient
 
 __all__ = [
     "Augmentation",
+    "Comparison",
+    "ContenderFailed",
     "Data",
     "DistillationDiverged",
     "DistilledSet",
     "Evaluation",
     "ExpertStore",
     "Experts",
+    "Preset",
     "Student",
     "TrajectoryGradient",
     "backends",
+    "compare",
     "distill",
     "evaluate",
     "importance",
     "load_data",
     "load_mtt_buffers",
     "ops",
+    "presets",
     "students",
     "train_experts",
     "trajectory_gradient",

@@ -12,6 +12,7 @@ import typer
 
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.artifacts.files import read_json, write_json
+from iadd_fast.comparison import CompareSettings, compare
 from iadd_fast.data import Data, load_data
 from iadd_fast.distillation import distill
 from iadd_fast.doctor import diagnose
@@ -82,6 +83,9 @@ class RunOptions(Settings):
 class ExpertOptions(Settings):
     """Of ``experts`` alone."""
 
+    preset: str | None = setting(
+        None, "published settings such as cifar10-ipc1, which flags and the file override"
+    )
     out: Path = setting(..., "folder for the experts; the same call goes on from what is there")
 
 
@@ -89,6 +93,9 @@ class ExpertOptions(Settings):
 class DistillOptions(Settings):
     """Of ``distill`` alone."""
 
+    preset: str | None = setting(
+        None, "published settings such as cifar10-ipc1, which flags and the file override"
+    )
     out: Path = setting(
         ..., f"folder for {SET}, {METRICS} and a checkpoint; the same call goes on from it"
     )
@@ -97,7 +104,9 @@ class DistillOptions(Settings):
         "folder of iadd-fast experts, or of MTT's replay_buffer_*.pt; default: trained into "
         "OUT/experts",
     )
-    images_per_class: int = setting(_of(distill, "images_per_class"), "synthetic samples per class")
+    images_per_class: int | None = setting(
+        _of(distill, "images_per_class"), "synthetic samples per class; default: the preset's, or 1"
+    )
     importance: str = setting(
         _of(distill, "importance"),
         "policy, with options as in adaptive:direction=descent,learning_rate=0.01; or uniform, "
@@ -110,6 +119,9 @@ class EvaluationOptions(Settings):
     """What :func:`~iadd_fast.evaluation.evaluate` takes."""
 
     set: Path = setting(..., f"the {SET} to evaluate")
+    preset: str | None = setting(
+        None, "published settings such as cifar10-ipc1, which flags and the file override"
+    )
     architectures: list[str] | None = setting(
         None, "network such as resnet18 or convnet:width=32, once each; default: the set's own"
     )
@@ -148,6 +160,20 @@ class ReportOptions(Settings):
 
 
 @dataclass(frozen=True)
+class CompareOptions(Settings):
+    """Of ``compare`` alone."""
+
+    contenders: list[str] | None = setting(
+        _of(compare, "contenders"), "reference, compiled, module or fused, once each; default: all"
+    )
+    device: str | None = setting(
+        _of(compare, "device"), "cpu, cuda, cuda:1; default: cuda where there is one"
+    )
+    progress: bool = setting(_of(compare, "progress"), "show progress")
+    json: Path | None = setting(None, "file for the result")
+
+
+@dataclass(frozen=True)
 class DemoOptions(Settings):
     """Of ``demo``."""
 
@@ -156,7 +182,14 @@ class DemoOptions(Settings):
 
 
 @command(
-    app, "experts", DataOptions, ExpertOptions, RunOptions, ExpertSettings, positional=("data",)
+    app,
+    "experts",
+    DataOptions,
+    ExpertOptions,
+    RunOptions,
+    ExpertSettings,
+    positional=("data",),
+    job="experts",
 )
 def experts_command(values: Values) -> None:
     """Train teachers on real data."""
@@ -167,7 +200,14 @@ def experts_command(values: Values) -> None:
 
 
 @command(
-    app, "distill", DataOptions, DistillOptions, RunOptions, DistillSettings, positional=("data",)
+    app,
+    "distill",
+    DataOptions,
+    DistillOptions,
+    RunOptions,
+    DistillSettings,
+    positional=("data",),
+    job="distill",
 )
 def distill_command(values: Values) -> None:
     """Distil data into a few samples per class."""
@@ -176,11 +216,14 @@ def distill_command(values: Values) -> None:
     print(f"set: {values['out'] / SET}")
 
 
-@command(app, "evaluate", EvaluationOptions, DataOptions, positional=("set", "data"))
+@command(
+    app, "evaluate", EvaluationOptions, DataOptions, positional=("set", "data"), job="evaluate"
+)
 def evaluate_command(values: Values) -> None:
     """Train fresh networks on a set and on real data."""
     options = _part(values, EvaluationOptions)
     path, out = options.pop("set"), options.pop("out")
+    del options["preset"]  # its settings are among the others by now
     if options["baselines"] == ["none"]:
         options["baselines"] = ()
     evaluation = evaluate(DistilledSet.load(path), _data(values), **options)
@@ -205,6 +248,17 @@ def report_command(values: Values) -> None:
         metrics=metrics,
     )
     print(f"page: {page}")
+
+
+@command(app, "compare", CompareSettings, CompareOptions)
+def compare_command(values: Values) -> None:
+    """Time the engines of the meta-gradient on this machine."""
+    target = values.pop("json")
+    found = compare(**values)
+    print(found.table())
+    if target is not None:
+        write_json(target, found.to_dict())
+        print(f"comparison: {target}")
 
 
 @command(app, "demo", DemoOptions)

@@ -10,17 +10,20 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
+from iadd_fast.comparison import ContenderFailed
 from iadd_fast.distillation import DistillationDiverged
+from iadd_fast.preset import find_preset
 from iadd_fast.settings import Settings
 
 #: What bad input raises. Anything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, TypeError, OSError)
 
 Values = dict[str, Any]
+Job = Literal["experts", "distill", "evaluate"]
 CONFIG = typer.Option(
     None,
     "--config",
@@ -30,14 +33,19 @@ CONFIG = typer.Option(
 
 
 def command(
-    app: typer.Typer, name: str, *groups: type[Settings], positional: tuple[str, ...] = ()
+    app: typer.Typer,
+    name: str,
+    *groups: type[Settings],
+    positional: tuple[str, ...] = (),
+    job: Job | None = None,
 ) -> Callable[[Callable[[Values], None]], Callable[[Values], None]]:
     """Make a function of values the command ``name`` whose options are the fields of ``groups``.
 
     A field ``images_per_class`` becomes ``--images-per-class`` (or an argument, where it is named
     in ``positional``) of the field's type, with the field's help and default. The function gets
     every field's value by name: of the flag, else of the TOML file, else the default.
-    A field whose default is ``...`` has to be given.
+    A field whose default is ``...`` has to be given. Where the fields include ``preset`` and one is
+    named, its settings for ``job`` and for loading the data go before the defaults.
 
     Errors of the user's making end the command with status 2 and one line, Ctrl-C with 130.
     """
@@ -49,12 +57,12 @@ def command(
     def register(function: Callable[[Values], None]) -> Callable[[Values], None]:
         def run(**given: Any) -> None:
             try:
-                function(_merged(given, known, kinds))
+                function(_merged(given, known, kinds, job))
             except USER_ERRORS as error:
                 _fail(error, 2)
             except KeyboardInterrupt as stop:
                 _fail(stop, 130)
-            except DistillationDiverged as error:
+            except (DistillationDiverged, ContenderFailed) as error:
                 _fail(error, 1)
 
         parameters = [
@@ -104,10 +112,15 @@ def read_config(path: Path, known: Mapping[str, Any]) -> Values:
     return values
 
 
-def _merged(given: Values, known: Mapping[str, Field[Any]], kinds: Mapping[str, Any]) -> Values:
+def _merged(
+    given: Values, known: Mapping[str, Field[Any]], kinds: Mapping[str, Any], job: Job | None
+) -> Values:
     config = given.pop("config", None)
     values = {} if config is None else read_config(config, kinds)
     values |= {name: value for name, value in given.items() if value is not None and value != []}
+    preset = find_preset(values.get("preset"))
+    if preset is not None and job is not None:
+        values = {**preset.data, **preset.values(job), **values}
     for name, entry in known.items():
         if entry.default is ... and name not in values:
             raise ValueError(f"{name}: missing; give it on the command line or in a --config file")

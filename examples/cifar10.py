@@ -1,0 +1,227 @@
+"""A preset from raw files to an evaluated set, with a time budget for each stage.
+
+    python examples/cifar10.py --data cifar-10-batches-py --out run
+    python examples/cifar10.py --data cifar-10-batches-py --out run \
+        --experts 10 --iterations 300 --width 32 --networks 2         # smaller, for a CPU
+
+``--data`` is anything ``iadd_fast.load_data`` reads, for CIFAR-10 the folder of its Python batches
+or one of ``train_images.npy``, ``train_labels.npy`` and so on. Trains experts (only as far as the
+distillation looks), distils, evaluates, and leaves ``distilled.safetensors``, ``metrics.jsonl``,
+``evaluation.json`` and ``budget.json`` in ``--out``. The same call goes on where an earlier one
+stopped. The budget is predicted from a few timed steps before anything else is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import iadd_fast
+from iadd_fast.devices import resolve_device
+from iadd_fast.settings import DistillSettings
+from iadd_fast.specs import parse_spec
+from iadd_fast.training import train
+
+STAGES = ("experts", "distill", "evaluate")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The preset with what the command line makes smaller."""
+
+    preset: iadd_fast.Preset
+    student: str
+    experts: dict[str, Any]
+    distill: dict[str, Any]
+    evaluate: dict[str, Any]
+
+
+def make_plan(options: argparse.Namespace) -> Plan:
+    """Settings of all three stages.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    known = iadd_fast.presets()
+    if options.preset not in known:
+        raise ValueError(f"--preset: got {options.preset!r}; takes one of {', '.join(known)}")
+    preset = known[options.preset]
+    name, network = parse_spec(preset.student, "student")
+    network["width"] = options.width or network["width"]
+    student = f"{name}:{','.join(f'{key}={value}' for key, value in network.items())}"
+
+    def changed(values: dict[str, Any], **given: int | None) -> dict[str, Any]:
+        return values | {key: value for key, value in given.items() if value is not None}
+
+    return Plan(
+        preset,
+        student,
+        changed(preset.values("experts"), count=options.experts),
+        changed(preset.values("distill"), iterations=options.iterations),
+        changed(preset.values("evaluate"), networks=options.networks, epochs=options.epochs),
+    )
+
+
+def predict(plan: Plan, data: iadd_fast.Data, device: torch.device) -> dict[str, float]:
+    """Seconds of each stage, from the second of two timed steps of each kind."""
+    student = iadd_fast.students.parse_student(plan.student, data.sample_shape, data.num_classes)
+    theta = student.init(0, device)
+    settings = DistillSettings.of(**plan.distill)
+    count = plan.preset.images_per_class * data.num_classes
+    labels = torch.arange(data.num_classes, device=device).repeat_interleave(
+        plan.preset.images_per_class
+    )
+    images = torch.randn(count, *data.sample_shape, device=device)
+    augment = iadd_fast.Augmentation.parse(settings.augment)
+
+    def training_step(size: int, batch: int) -> float:
+        """Of one step on ``batch`` images, or fewer where there are fewer."""
+        part = slice(0, min(size, batch))
+        real, wanted = data.train.images[part].to(device), data.train.labels[part].to(device)
+        return timed(
+            lambda: train(student, theta, real, wanted, lr=0.01, epochs=1, augment=augment), device
+        )
+
+    target = theta + 0.01 * torch.randn_like(theta)
+    outer = timed(
+        lambda: iadd_fast.trajectory_gradient(
+            student, theta, target, images, labels, settings.lr_init, steps=settings.steps,
+            batch_size=settings.batch_size, augment=augment,
+        ),
+        device,
+    )  # fmt: skip
+    batch = plan.experts["batch_size"]
+    epoch = math.ceil(len(data.train) / batch) * training_step(len(data.train), batch)
+    own = math.ceil(count / plan.evaluate["batch_size"])
+    own_epoch = own * training_step(count, plan.evaluate["batch_size"])
+    validations = min(10, settings.iterations)
+    validations *= settings.validation_networks * settings.validation_epochs
+    return {
+        "experts": plan.experts["count"] * plan.experts["epochs"] * epoch,
+        "distill": settings.iterations * outer + validations * own_epoch,
+        "evaluate": plan.evaluate["networks"] * plan.evaluate["epochs"] * own_epoch,
+    }
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of the second of two calls."""
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+class Budget:
+    """Predicted and taken seconds of each stage, kept in ``budget.json`` over all calls."""
+
+    def __init__(self, out: Path, predicted: dict[str, float]) -> None:
+        self.path = out / "budget.json"
+        held = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.predicted: dict[str, float] = held.get("predicted", predicted)
+        self.taken: dict[str, float] = held.get("taken", dict.fromkeys(STAGES, 0.0))
+        print("predicted: " + ", ".join(f"{s} {self.predicted[s] / 60:.1f} min" for s in STAGES))
+
+    def stage(self, name: str, work: Callable[[], Any]) -> Any:
+        """Run a stage and add its seconds, also where it is interrupted."""
+        began = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.taken[name] += time.perf_counter() - began
+            held = {"predicted": self.predicted, "taken": self.taken}
+            self.path.write_text(json.dumps(held, indent=1) + "\n")
+            print(
+                f"{name}: {self.taken[name] / 60:.1f} min, predicted "
+                f"{self.predicted[name] / 60:.1f}",
+                flush=True,
+            )
+
+    def table(self) -> str:
+        """Minutes by stage, and their sums."""
+        lines = ["stage      predicted min   taken min"]
+        rows = {stage: (self.predicted[stage], self.taken[stage]) for stage in STAGES}
+        rows["all"] = (sum(self.predicted.values()), sum(self.taken.values()))
+        lines += [f"{name:9} {p / 60:14.1f} {t / 60:11.1f}" for name, (p, t) in rows.items()]
+        return "\n".join(lines)
+
+
+def evaluated(
+    distilled: iadd_fast.DistilledSet, data: iadd_fast.Data, plan: Plan, options: argparse.Namespace
+) -> iadd_fast.Evaluation:
+    """The evaluation in ``--out`` if it is of this set and protocol, else a new one."""
+    path = options.out / "evaluation.json"
+    digest = hashlib.sha256((options.out / "distilled.safetensors").read_bytes()).hexdigest()
+    wanted = {"set_sha256": digest, "protocol": plan.evaluate}
+    held = json.loads(path.read_text()) if path.is_file() else {}
+    if {name: held.get(name) for name in wanted} == wanted:
+        return iadd_fast.Evaluation.from_dict(held)
+    found = iadd_fast.evaluate(
+        distilled, data, baselines=(), full=False, device=options.device, **plan.evaluate
+    )
+    path.write_text(json.dumps({**found.to_dict(), **wanted}, indent=1) + "\n")
+    return found
+
+
+def main() -> None:
+    """All stages."""
+    options = arguments()
+    plan = make_plan(options)
+    preset, device = plan.preset, resolve_device(options.device)
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(f"{preset.name}: {preset.source}")
+    data = iadd_fast.load_data(options.data, normalise=preset.data["normalise"])
+    budget = Budget(options.out, predict(plan, data, device))
+    experts = options.out / "experts"
+    budget.stage(
+        "experts",
+        lambda: iadd_fast.train_experts(
+            data, plan.student, experts, preset=preset.name, device=device, **plan.experts
+        ),
+    )
+    distilled = budget.stage(
+        "distill",
+        lambda: iadd_fast.distill(
+            data,
+            experts,
+            importance=options.importance,
+            out=options.out,
+            preset=preset.name,
+            device=device,
+            **plan.distill,
+        ),
+    )
+    found = budget.stage("evaluate", lambda: evaluated(distilled, data, plan, options))
+    print(f"\n{found.table()}\n\n{budget.table()}")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data")
+    parser.add_argument("--out", type=Path, required=True, help="folder for everything made")
+    parser.add_argument("--preset", default="cifar10-ipc1")
+    parser.add_argument("--importance", default="adaptive", help="uniform is MTT")
+    parser.add_argument("--experts", type=int, help="how many (published: 100)")
+    parser.add_argument("--iterations", type=int, help="outer steps (published: 5000)")
+    parser.add_argument("--width", type=int, help="of the ConvNet (published: 128)")
+    parser.add_argument("--networks", type=int, help="of the evaluation (published: 5)")
+    parser.add_argument("--epochs", type=int, help="of the evaluation (published: 1000)")
+    parser.add_argument("--device", help="cpu, cuda; default: cuda where there is one")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
