@@ -15,7 +15,8 @@ from iadd_fast.artifacts import DistilledSet, Experts, ExpertStore, load_mtt_buf
 from iadd_fast.augment import Augmentation
 from iadd_fast.comparison import Comparison, ContenderFailed, compare
 from iadd_fast.data import Data, load_data
-from iadd_fast.distillation import DistillationDiverged, distill
+from iadd_fast.distillation import distill
+from iadd_fast.distillation_run import DistillationDiverged
 from iadd_fast.evaluation import evaluate
 from iadd_fast.evaluation_rows import Evaluation
 from iadd_fast.experts import train_experts

@@ -142,6 +142,9 @@ class EvaluationOptions(Settings):
         _of(evaluate, "augment"), "DSA families joined by _, dsa, none, or same: as distilled"
     )
     seed: int = setting(_of(evaluate, "seed"), "fixes the networks and what is drawn")
+    precision: str = setting(
+        _of(evaluate, "precision"), "products in training in float32 or, on a GPU, tf32"
+    )
     device: str | None = setting(None, "cpu, cuda, cuda:1; default: cuda where there is one")
     progress: bool = setting(True, "show progress")
     out: Path | None = setting(None, f"folder for {EVALUATION}; default: that of the set")

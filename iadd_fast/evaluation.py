@@ -57,6 +57,7 @@ def evaluate(
     baseline_lr: float = 0.01,
     augment: str | Augmentation | None = "same",
     seed: int = 0,
+    precision: str = "float32",
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -83,6 +84,7 @@ def evaluate(
         baselines: any of ``"random"``, ``"herding"``, ``"k_center"``.
         full: also train on all training images.
         baseline_lr: learning rate wherever real images are trained on.
+        precision: products in training in ``"float32"``, or on a GPU in ``"tf32"``.
         augment: ``"same"`` as in distillation, another augmentation, or None.
         device: default: a GPU where there is one.
 
@@ -151,6 +153,7 @@ def evaluate(
                     decay=True,
                     augment=families,
                     on_epoch=_on_last(contender.epochs, bar.update),
+                    precision=precision,
                 )
                 seconds = (_clock(device) - started) / networks
                 results = [accuracy(student, theta, test_images, test_labels) for theta in thetas]

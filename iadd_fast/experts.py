@@ -147,6 +147,7 @@ def _train(
             augment=augment,
             on_epoch=keep,
             at_once=options.at_once,
+            precision=options.precision,
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import typer
 
 from iadd_fast.comparison import ContenderFailed
-from iadd_fast.distillation import DistillationDiverged
+from iadd_fast.distillation_run import DistillationDiverged
 from iadd_fast.preset import find_preset
 from iadd_fast.settings import Settings
 

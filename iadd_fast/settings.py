@@ -74,6 +74,7 @@ class ExpertSettings(Settings):
     batch_size: int = setting(256, "real images per step")
     augment: str = setting("auto", "DSA families joined by _, dsa, none, or auto: dsa for images")
     seed: int = setting(0, "fixes initialisation, order and augmentation")
+    precision: str = setting("float32", "products in float32 or, on a GPU, tf32")
     at_once: int | None = setting(
         None, "experts trained side by side on a GPU; none: as many as fill it"
     )
@@ -84,6 +85,7 @@ class ExpertSettings(Settings):
         self._number("lr")
         self._number("momentum", above=-1e-9, below=1.0)
         self._number("weight_decay", above=-1e-9)
+        self._choice("precision", ("float32", "tf32"))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iadd_fast.augment import Augmentation
 from iadd_fast.fused.network import FusedNetwork, why_not
-from iadd_fast.fused.precision import products_in
+from iadd_fast.fused.precision import check_tf32, products_in
 from iadd_fast.fused.training import Recipe, TrainingSet, count_right, train_fused
 from iadd_fast.seeds import derive, generator
 from iadd_fast.students import Student
@@ -34,6 +34,7 @@ def train(
     seed: int = 0,
     on_epoch: Callable[[int, Tensor], None] | None = None,
     engine: str = "auto",
+    precision: str = "float32",
 ) -> Tensor:
     """SGD on the mean cross-entropy, in shuffled batches (the last one may be smaller).
 
@@ -50,6 +51,8 @@ def train(
         engine: ``"plain"``: autograd and torch's SGD, the definition, for any student; ``"fused"``:
             the closed form on the package's operators, equal to it up to rounding, for ConvNets
             with instance norm; ``"auto"``: fused where it applies.
+        precision: of the products of convolutions and matrices: ``"float32"``, or ``"tf32"`` on a
+            GPU; whatever torch's own switches say.
 
     Returns:
         The final parameters ``[P]``.
@@ -73,6 +76,7 @@ def train(
         augment=augment,
         on_epoch=told,
         engine=engine,
+        precision=precision,
     )[0]
 
 
@@ -92,6 +96,7 @@ def train_many(
     on_epoch: Callable[[int, int, Tensor], None] | None = None,
     at_once: int | None = None,
     engine: str = "auto",
+    precision: str = "float32",
 ) -> Tensor:
     """:func:`train` for K networks: the same results, on a GPU several side by side.
 
@@ -111,7 +116,7 @@ def train_many(
 
     Raises:
         ValueError: parameters, sets or seeds that do not fit together, no images, hard labels out
-            of range, an unknown engine, or engine fused where it does not apply.
+            of range, an unknown engine or precision, or engine fused where it does not apply.
     """
     if thetas.ndim != 2 or thetas.shape[1] != student.num_parameters:
         raise ValueError(
@@ -119,6 +124,7 @@ def train_many(
             "parameters for each network"
         )
     _check_sets(sets, seeds, len(thetas))
+    check_tf32(precision, thetas)
     images = sets[0][0]
     fused = _is_fused(engine, student, thetas, images)
     if fused:
@@ -129,7 +135,7 @@ def train_many(
     sets = list(sets) * len(thetas) if len(sets) == 1 else sets
     recipe = Recipe(lr, epochs, batch_size, momentum, weight_decay, decay, augment)
     thetas = thetas.detach()
-    with products_in("float32", thetas.device):
+    with products_in(precision, thetas.device):
         if fused:
             return train_fused(student, thetas, sets, seeds, recipe, on_epoch, at_once)
         return torch.stack(

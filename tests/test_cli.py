@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from iadd_fast import cli
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.data.transform import Identity
-from iadd_fast.distillation import DistillationDiverged, distill
+from iadd_fast.distillation import distill
+from iadd_fast.distillation_run import DistillationDiverged
 from iadd_fast.evaluation import evaluate
 from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
 from iadd_fast.experts import train_experts

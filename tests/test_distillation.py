@@ -17,7 +17,7 @@ from iadd_fast import DistillationDiverged, distill, train_experts, trajectory_g
 from iadd_fast.artifacts import DistilledSet, Experts, ExpertStore, MemoryExperts
 from iadd_fast.artifacts.files import load_tensors
 from iadd_fast.data import Data, load_data
-from iadd_fast.distillation import Distillation
+from iadd_fast.distillation_run import Distillation
 from iadd_fast.experts import resolve_augment
 from iadd_fast.importance import Adaptive, parse_importance
 from iadd_fast.seeds import derive

@@ -16,6 +16,7 @@ LEVELS = [
     ["report"],
     [
         "distillation",
+        "distillation_run",
         "evaluation",
         "evaluation_rows",
         "experts",

@@ -310,3 +310,11 @@ def check_fused(problem: Problem) -> None:
         raise ValueError(
             f"labels: got {problem.labels.shape[1]} classes; this student has {network.classes}"
         )
+    if not problem.soft:
+        # The operators index with labels unchecked.
+        least, largest = int(problem.labels.min()), int(problem.labels.max())
+        if least < 0 or largest >= network.classes:
+            raise ValueError(
+                f"labels: got values from {least} to {largest}; this student takes 0 to "
+                f"{network.classes - 1}"
+            )

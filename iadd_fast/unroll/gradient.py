@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iadd_fast.augment import Augmentation
 from iadd_fast.fused.network import why_not
-from iadd_fast.fused.precision import PRECISIONS, products_in
+from iadd_fast.fused.precision import PRECISIONS, check_tf32, products_in
 from iadd_fast.students import Student
 from iadd_fast.unroll.fused import check_fused, fused_gradients
 from iadd_fast.unroll.module import module_gradient
@@ -185,13 +185,11 @@ def _engine(engine: str, problem: Problem, compile: bool) -> str:
 def _check_precision(precision: str, engine: str, theta: Tensor) -> None:
     if precision not in PRECISIONS:
         raise ValueError(f"precision: got {precision!r}; takes one of {', '.join(PRECISIONS)}")
-    if precision != "float32" and theta.dtype != torch.float32:
-        raise ValueError(f"precision: got {precision!r}; theta is {theta.dtype}, takes float32")
-    if precision == "tf32" and not theta.is_cuda:
-        raise ValueError(
-            f"precision: got 'tf32', a mode of CUDA devices; theta is on {theta.device}"
-        )
-    if precision == "bfloat16" and engine != "fused":
+    if precision != "bfloat16":
+        check_tf32(precision, theta)
+    elif theta.dtype != torch.float32:
+        raise ValueError(f"precision: got 'bfloat16'; theta is {theta.dtype}, takes float32")
+    elif engine != "fused":
         raise ValueError(f"precision: got 'bfloat16'; engine {engine!r} takes float32 and tf32")
 
 

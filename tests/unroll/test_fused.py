@@ -267,6 +267,8 @@ def test_bfloat16_products_are_near_and_not_equal() -> None:
     [
         ({"images": torch.zeros(9, 3, 15, 16, dtype=torch.float64)}, "images"),
         ({"labels": torch.full((9, 4), 0.25, dtype=torch.float64)}, "labels"),
+        ({"labels": torch.arange(9) + 2}, "labels"),
+        ({"labels": torch.arange(9) - 1}, "labels"),
         ({"precision": "half"}, "precision"),
         ({"precision": "bfloat16"}, "precision"),
         ({"memory_budget": -1}, "memory_budget"),
