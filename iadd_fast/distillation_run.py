@@ -320,7 +320,8 @@ class Distillation:
         tensors, metadata = load_tensors(path)
         check_schema(path, metadata, KIND, SCHEMA)
         saved = metadata.get("config", {})
-        other = [k for k in self.config if saved.get(k) != self.config[k]]
+        # A preset is only another way to give the other settings.
+        other = [k for k in self.config if k != "preset" and saved.get(k) != self.config[k]]
         if other:
             raise ValueError(
                 f"out: {path.parent} holds a run with another {', '.join(other)}; takes an empty "

@@ -27,6 +27,7 @@ from iadd_fast.comparison.problem import (
     gradients,
     make_iteration,
 )
+from iadd_fast.fused.precision import products_in
 
 SHORT = 0.2  # seconds below which an untimed call goes ahead of a timed one
 WARM = 1.0  # seconds of further calls while warming up
@@ -96,8 +97,8 @@ class Work:
     def rates(self) -> tuple[float, float]:
         """FLOP/s and bytes/s of this machine, under the TF32 switch that the engines set."""
         fast = self.settings.precision in ("tf32", "bfloat16")
-        torch.backends.cuda.matmul.allow_tf32 = fast
-        return measure_rates(self.settings.precision, self.device)
+        with products_in("tf32" if fast else "float32", self.device):
+            return measure_rates(self.settings.precision, self.device)
 
     def _make(self, change: float = 0.0) -> Iteration:
         return make_iteration(self.settings, self.contender, self.device, self.dtype, change)

@@ -53,7 +53,8 @@ class Passes:
         self._z: list[Tensor | None] = [None] * len(blocks)
         self._dz, self._zdot, self._dzdot = list(self._z), list(self._z), list(self._z)
         self._pdot, self._dpdot = list(self._z), list(self._z)
-        self._unwanted: tuple[Tensor, ...] = ()
+        # Gradients of a norm that nobody asked for, but the operator writes.
+        self._unwanted = (like.new_empty(network.width), like.new_empty(network.width))
         if not self.static:
             return
         for d, block in enumerate(blocks):
@@ -64,8 +65,6 @@ class Passes:
                 self._pdot[d] = planes_like(network, samples, block.pooled, like)
                 self._dpdot[d] = planes_like(network, samples, block.pooled, like)
         self._z[0] = planes_like(network, samples, blocks[0].side, like)
-        # Gradients of a norm that a recomputation does not need, but the operator writes.
-        self._unwanted = (like.new_empty(network.width), like.new_empty(network.width))
 
     def forward(self, theta: Vectors, images: Tensor, at: Activations) -> Tensor:
         """Logits of ``images``; fills z, p and logits of ``at``, the first z of the passes."""
@@ -152,12 +151,12 @@ class Passes:
         labels: Tensor,
         share: Tensor,
         at: Activations,
-        change: Vectors,
+        change: Vectors | None,
     ) -> Tangents:
         """Derivative along ``direction`` of the loss and of its gradients.
 
         ``at`` holds the values of :meth:`forward` and :meth:`backward`. The derivative of the
-        parameters' gradient is written into ``change``.
+        parameters' gradient is written into ``change``, where it is wanted.
         """
         zdots: list[Tensor] = []
         xdots: list[Tensor | None] = []
@@ -194,8 +193,9 @@ class Passes:
         dlogitsdot, dlabelsdot = self.entropy.softmax_cross_entropy_backward_tangent(
             logits, labels, share, logitsdot, None, None, None
         )
-        _into(change.weight, torch.addmm(dlogits.t() @ featuresdot, dlogitsdot.t(), features))
-        _into(change.bias, dlogitsdot.sum(0))
+        if change is not None:
+            _into(change.weight, torch.addmm(dlogits.t() @ featuresdot, dlogitsdot.t(), features))
+            _into(change.bias, dlogitsdot.sum(0))
         dfeatures = torch.addmm(dlogits @ direction.weight, dlogitsdot, theta.weight)
         dpdot = _as_planes(dfeatures, x, _first(self._dpdot[-1], x))
         for d in reversed(range(len(theta.blocks))):
@@ -209,9 +209,10 @@ class Passes:
                 direction.blocks[d].weight,
                 dzdot,
                 self.network.blocks[d].padding,
+                want_dweight=change is not None,
                 out=(
                     _first(self._dpdot[d - 1], x) if d > 0 else None,
-                    change.blocks[d].weight,
+                    None if change is None else change.blocks[d].weight,
                 ),
             )
         return Tangents(loss, dpdot, dlabelsdot)
@@ -224,10 +225,13 @@ class Passes:
         at: Activations,
         zdot: Tensor,
         dpdot: Tensor,
-        change: Vectors,
+        change: Vectors | None,
     ) -> tuple[Tensor, Tensor]:
         """The gradient for z and its tangent, which share what they read."""
-        block, dot, into = theta.blocks[d], direction.blocks[d], change.blocks[d]
+        block, dot = theta.blocks[d], direction.blocks[d]
+        into = self._unwanted
+        if change is not None:
+            into = (change.blocks[d].gamma, change.blocks[d].beta)
         z = _known(at.z[d])
         dz, dzdot = _first(self._dz[d], z), _first(self._dzdot[d], z)
         dz = torch.empty_like(z) if dz is None else dz
@@ -243,7 +247,7 @@ class Passes:
             dpdot,
             self.network.eps,
             True,
-            out=(dzdot, into.gamma, into.beta),
+            out=(dzdot, *into),
             dz=dz,
         )
         return dz, dzdot

@@ -72,18 +72,23 @@ def conv3x3_backward_tangent(
     padding: int,
     *,
     want_dx: bool = True,
+    want_dweight: bool = True,
     out: Pair | None = None,
-) -> tuple[Tensor | None, Tensor]:
+) -> Pair:
     if _by_pytorch(x, weight):
+        wanted = {"want_dx": want_dx, "want_dweight": want_dweight}
         return definition.conv3x3_backward_tangent(
-            x, weight, dz, xdot, weightdot, dzdot, padding, want_dx=want_dx, out=out
+            x, weight, dz, xdot, weightdot, dzdot, padding, **wanted, out=out
         )
     dx_out, dweight_out = out or (None, None)
     dxdot = None
     if want_dx:
         dxdot = _sum_of_input_gradients(x, [dzdot, dz], [weight, weightdot], padding, dx_out)
-    images, gradients = ([x], [dzdot]) if xdot is None else ([x, xdot], [dzdot, dz])
-    return dxdot, _sum_of_weight_gradients(weight, images, gradients, padding, dweight_out)
+    dweightdot = None
+    if want_dweight:
+        images, gradients = ([x], [dzdot]) if xdot is None else ([x, xdot], [dzdot, dz])
+        dweightdot = _sum_of_weight_gradients(weight, images, gradients, padding, dweight_out)
+    return dxdot, dweightdot
 
 
 def _by_pytorch(x: Tensor, weight: Tensor) -> bool:

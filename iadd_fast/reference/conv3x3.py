@@ -72,21 +72,25 @@ def conv3x3_backward_tangent(
     padding: int,
     *,
     want_dx: bool = True,
+    want_dweight: bool = True,
     out: Pair | None = None,
-) -> tuple[Tensor | None, Tensor]:
+) -> Pair:
     """``(dxdot, dweightdot)``, the derivative of the gradients along ``(xdot, weightdot, dzdot)``.
 
-    ``dxdot`` is None where it is not wanted.
+    None where it is not wanted.
     """
-    dxdot, dweightdot = _gradients(x, weight, dzdot, padding, want_dx, True)
+    dxdot, dweightdot = _gradients(x, weight, dzdot, padding, want_dx, want_dweight)
     if want_dx:
         turned, _ = _gradients(x, weightdot, dz, padding, True, False)
         dxdot = dxdot + turned
-    if xdot is not None:
+    if want_dweight and xdot is not None:
         _, moved = _gradients(xdot, weight, dz, padding, False, True)
         dweightdot = dweightdot + moved
     into, weight_into = out or (None, None)
-    return written(into, dxdot) if want_dx else None, written(weight_into, dweightdot)
+    return (
+        written(into, dxdot) if want_dx else None,
+        written(weight_into, dweightdot) if want_dweight else None,
+    )
 
 
 def _conv(x: Tensor, weight: Tensor, padding: int) -> Tensor:

@@ -201,17 +201,18 @@ class FusedUnroll:
                     self.passes.forward(theta, chunk[0], at)
                     self.passes.backward(theta, *chunk, at, None)
                 into = self.gradient if number == 0 else self.part
-                tangents = self.passes.tangent(
-                    theta, direction, *chunk, at, self.network.vectors(into)
-                )
+                # Nothing comes before the first step that a change of its theta would move.
+                change = None if step == self.first else self.network.vectors(into)
+                tangents = self.passes.tangent(theta, direction, *chunk, at, change)
                 self.d_lr -= tangents.loss
                 self.inputs.collect(step, begin, end, tangents.images, tangents.labels)
-                if number > 0:
+                if number > 0 and change is not None:
                     self.gradient += self.part
                 if kept and not self.passes.static:
                     del self.kept[step, begin]
             self.inputs.pull_back(step, self.lr)
-            self.lam.addcmul_(self.gradient, self.lr, value=-1)
+            if step > self.first:
+                self.lam.addcmul_(self.gradient, self.lr, value=-1)
 
     def result(self) -> TrajectoryGradient:
         """Copies of the results, which the next run overwrites."""
