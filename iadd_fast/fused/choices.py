@@ -1,10 +1,15 @@
 """What the fused passes choose by measurement, in one place, with the numbers.
 
-Memory format: channels-last everywhere (``Activations``, ``StepInputs``). On a CPU the convolutions
-of few channels are 2 to 5 times faster so, and the Winograd kernels vectorise over channels.
+Times: ms, two cores of a Zen 4 server, width 128, 100 images. On a GPU: not yet measured.
 
-Concatenation: none. The two convolutions of a tangent are added where they are made: inside the
-kernel on a CPU, as two calls on a GPU.
+Memory format: channels-last everywhere. oneDNN's first convolution (3 to 128 channels, 32x32) takes
+5.9 forward, 19.7 and 4.6 for its gradients in channels-last and 42, 36 and 23 in contiguous order;
+its others are equal in both (33 and 33, 16x16). The plane kernels are 1.5 times slower in
+channels-last, which costs less; and the package's own convolutions vectorise over channels.
+
+Concatenation: none. One oneDNN convolution over the concatenated channels of a tangent's two terms
+takes 62.5 against 2 times 33.5, without the copies that make its input. The package's own add both
+terms before one inverse transform (33.7 against 2 times 17.4); on a GPU they are two calls.
 """
 
 from __future__ import annotations
