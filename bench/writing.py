@@ -64,7 +64,7 @@ def targets(rows: list[Row]) -> tuple[int, list[str]]:
                     met += 1
                 else:
                     unit = f"{found:.0%}, target {target:.0%}"
-                    times = f"{found:.1f}x, target {target:.0f}x"
+                    times = f"{found:.1f}x, target {target:g}x"
                     shown = unit if what == "share of a copy" else times
                     missed.append(f"{_title(fused)}, {fused['contender']}, {what}: {shown}")
     return met, missed
@@ -130,7 +130,7 @@ def _times(ratio: float | None, target: float | None) -> str:
         return "-"
     if target is None:
         return f"{ratio:.1f}x"
-    return f"{ratio:.1f}x ({'' if ratio >= target else 'MISSED '}{target:.0f}x)"
+    return f"{ratio:.1f}x ({'' if ratio >= target else 'MISSED '}{target:g}x)"
 
 
 def _ratio(group: dict[str, Row], slow: str, fused: Row) -> float | None:
