@@ -74,6 +74,7 @@ def cuda_extension() -> Extension:
         "iadd_fast.native.cuda",
         sorted(glob("csrc/cuda/*.cu")),
         include_dirs=[str(Path("csrc/include").resolve()), str(Path(home, "include"))],
+        depends=sorted([*glob("csrc/include/*.h"), *glob("csrc/cuda/*.cuh")]),
         library_dirs=[str(Path(home, "lib64"))],
         libraries=["cudart_static", "dl", "rt", "pthread"],
         extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
@@ -100,6 +101,7 @@ def extensions() -> list[Extension]:
     cpu = CppExtension(
         "iadd_fast.native.cpu",
         ["csrc/schemas.cpp", *sorted(glob("csrc/cpu/*.cpp"))],
+        depends=sorted([*glob("csrc/include/*.h"), *glob("csrc/cpu/*.h")]),
         include_dirs=[str(Path("csrc/include").resolve())],
         extra_compile_args={"cxx": CXX_FLAGS},
         py_limited_api=True,
