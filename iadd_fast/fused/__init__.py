@@ -1,0 +1,1 @@
+"""The ConvNet family on the fused operators: its passes, and training by them."""
