@@ -73,6 +73,12 @@ def test_reference_and_kernels_import_nothing_of_the_project() -> None:
             assert not others, f"{path}: imports {others}"
 
 
+def test_every_room_is_a_package() -> None:
+    """Breaks when a folder lacks __init__.py: it works from a clone, and a wheel leaves it out."""
+    for path in ROOT.rglob("*.py"):
+        assert (path.parent / "__init__.py").is_file(), path.parent
+
+
 def test_only_ops_knows_the_backends() -> None:
     """Nothing above ops may reach for a backend of its own."""
     backends = {"reference", "kernels", "native"}
