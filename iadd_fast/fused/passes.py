@@ -45,6 +45,7 @@ class Passes:
         self, network: FusedNetwork, samples: int, like: Tensor, *, tangents: bool = True
     ) -> None:
         self.network = network
+        self._like = like[:0]
         self.convolution: Any = implementation("conv3x3", like)
         self.planes: Any = implementation("norm_relu_pool", like)
         self.entropy: Any = implementation("softmax_cross_entropy", like)
@@ -65,6 +66,12 @@ class Passes:
                 self._pdot[d] = planes_like(network, samples, block.pooled, like)
                 self._dpdot[d] = planes_like(network, samples, block.pooled, like)
         self._z[0] = planes_like(network, samples, blocks[0].side, like)
+
+    def activations(self, samples: int) -> Activations:
+        """Where the values of a chunk go: buffers where the passes write into such."""
+        if not self.static:
+            return Activations.empty(self.network)
+        return Activations.static(self.network, samples, self._like)
 
     def forward(self, theta: Vectors, images: Tensor, at: Activations) -> Tensor:
         """Logits of ``images``; fills z, p and logits of ``at``, the first z of the passes."""

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from iadd_fast.augment import Augmentation
 from iadd_fast.fused import choices
-from iadd_fast.fused.activations import Activations
 from iadd_fast.fused.graphs import Replayed
 from iadd_fast.fused.network import FusedNetwork
 from iadd_fast.fused.passes import Passes
@@ -73,7 +72,7 @@ class FusedTrainer:
         self._gradient, self._part = network.vectors(self.gradient), network.vectors(self.part)
         self.samples = choices.samples_at_once(network, size, images.device, images.element_size())
         self.passes = Passes(network, self.samples, images, tangents=False)
-        self._workspace = workspace(self.passes, self.samples, images)
+        self._workspace = self.passes.activations(self.samples)
         self._gathered = images.new_empty(size, *images.shape[1:])
         # Channels last, as the convolutions take them.
         self.inputs = torch.empty_like(self._gathered, memory_format=torch.channels_last)
@@ -255,7 +254,7 @@ def count_right(
     batch = min(batch_size, len(images))
     samples = choices.samples_at_once(network, batch, images.device, images.element_size())
     passes = Passes(network, samples, images, tangents=False)
-    buffers = workspace(passes, samples, images)
+    buffers = passes.activations(samples)
     vectors = network.vectors(theta)
     right = torch.zeros((), dtype=torch.int64, device=images.device)
     for part, wanted in zip(images.split(samples), labels.split(samples), strict=True):
@@ -263,10 +262,3 @@ def count_right(
         logits = passes.forward(vectors, inputs, buffers.first(len(part)))
         right += (logits.argmax(1) == wanted).sum()
     return right
-
-
-def workspace(passes: Passes, samples: int, like: Tensor) -> Activations:
-    """Activations of a chunk: static buffers where the passes write into them."""
-    if not passes.static:
-        return Activations.empty(passes.network)
-    return Activations.static(passes.network, samples, like)

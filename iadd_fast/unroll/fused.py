@@ -102,7 +102,7 @@ class FusedUnroll:
         self.passes = Passes(self.network, self.samples, working)
         self.kept_from = self._kept_from()
         self.kept: dict[tuple[int, int], Activations] = {}
-        self._workspace = self._new_activations()
+        self._workspace = self.passes.activations(self.samples)
 
     def _kept_from(self) -> int:
         """First step whose activations are kept: the last steps are kept, while they fit."""
@@ -115,12 +115,6 @@ class FusedUnroll:
                 break
             step -= 1
         return step
-
-    def _new_activations(self) -> Activations:
-        if not self.passes.static:
-            return Activations.empty(self.network)
-        like = torch.empty(0, dtype=self.shape.working, device=self.shape.device)
-        return Activations.static(self.network, self.samples, like)
 
     def _chunks(self, step: int) -> list[tuple[int, int]]:
         size = self.inputs.sizes[step]
@@ -234,7 +228,7 @@ class FusedUnroll:
         if step < self.kept_from:
             return self._workspace.first(end - begin)
         if not self.passes.static or (step, begin) not in self.kept:
-            self.kept[step, begin] = self._new_activations().first(end - begin)
+            self.kept[step, begin] = self.passes.activations(self.samples).first(end - begin)
         return self.kept[step, begin]
 
 
