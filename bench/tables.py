@@ -110,7 +110,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         return rows
     if "benchmarks" not in held:
         raise ValueError(f"{path}: holds neither 'benchmarks' (pytest-benchmark) nor 'rows'")
-    # Unroll and training have tables of their own.
+    # Rates of training are no times of an operator; bench_training.py has their table.
     infos = [entry["extra_info"] for entry in held["benchmarks"]]
     return [info for info in infos if "operator" in info]
 

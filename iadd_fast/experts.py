@@ -36,8 +36,8 @@ def train_experts(
     Each expert starts from its own seed and sees the training part of ``data`` (the validation part
     is left out, so that a distillation can choose on it). On a GPU several train side by side
     (``at_once``), on a CPU one after another; an expert is the same and is stored as soon as it is
-    finished either way. Train only as many epochs as a
-    distillation reaches: ``max_start_epoch + expert_epochs``.
+    finished either way. Train only as many epochs as a distillation reaches: ``max_start_epoch +
+    expert_epochs``.
 
     Args:
         data: from :func:`iadd_fast.load_data`.

@@ -51,7 +51,7 @@ def make_row(
     It is where its error is no number, or above both ``limit`` and the ``sensitivity`` of the
     problem: how far the gradient moves in float64 when the images change by ten times the rounding
     of the arithmetic. Of millions of ReLUs a few have inputs so close to zero that float32 and
-    float64 pick different derivatives, which moves the gradients by some 5e-3 and is no fault.
+    float64 pick different derivatives, which moves the gradients by up to 1e-2 and is no fault.
     """
     limits = {part: max(limit, sensitivity[part]) for part in errors}
     # NaN compares as neither above nor below, and counts as wrong.

@@ -39,14 +39,10 @@ class Activations:
     @classmethod
     def static(cls, network: FusedNetwork, samples: int, like: Tensor) -> Activations:
         """Buffers for ``samples``, but for the first block's z, which is shared or made anew."""
-        planes = [
-            (planes_like(network, samples, block.side, like), network.blocks[d].pooled)
-            for d, block in enumerate(network.blocks)
-            if d > 0
-        ]
+        _, *later = network.blocks
         pooled = [planes_like(network, samples, block.pooled, like) for block in network.blocks]
         return cls(
-            z=[None, *(z for z, _ in planes)],
+            z=[None, *(planes_like(network, samples, block.side, like) for block in later)],
             p=list(pooled),
             dp=[torch.empty_like(p) for p in pooled],
         )

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Replayed:
-    """Functions without arguments or results, run side by side, from the third call on as a graph.
+    """Functions without arguments or results, run side by side, from the second call on as a graph.
 
     The first call runs them as they are, which compiles kernels and warms up libraries; the second
     captures a graph and replays it. Off a GPU, or where capturing fails (logged with its reason),

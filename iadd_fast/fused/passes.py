@@ -46,6 +46,7 @@ class Passes:
     ) -> None:
         self.network = network
         self._like = like[:0]
+        self._shares: dict[tuple[int, int], Tensor] = {}
         self.convolution: Any = implementation("conv3x3", like)
         self.planes: Any = implementation("norm_relu_pool", like)
         self.entropy: Any = implementation("softmax_cross_entropy", like)
@@ -72,6 +73,14 @@ class Passes:
         if not self.static:
             return Activations.empty(self.network)
         return Activations.static(self.network, samples, self._like)
+
+    def share(self, samples: int, batch: int) -> Tensor:
+        """The part that ``samples`` make of a batch's mean loss, a scalar made once."""
+        key = (samples, batch)
+        if key not in self._shares:
+            exact = torch.float64 if self._like.dtype == torch.float64 else torch.float32
+            self._shares[key] = self._like.new_tensor(samples / batch, dtype=exact)
+        return self._shares[key]
 
     def forward(self, theta: Vectors, images: Tensor, at: Activations) -> Tensor:
         """Logits of ``images``; fills z, p and logits of ``at``, the first z of the passes."""
@@ -111,8 +120,8 @@ class Passes:
         at.dlogits = self.entropy.softmax_cross_entropy_backward(at.logits, labels, share, None)[0]
         dlogits = _known(at.dlogits)
         if gradient is not None:
-            _into(gradient.weight, dlogits.t() @ _features(x))
-            _into(gradient.bias, dlogits.sum(0))
+            gradient.weight.copy_(dlogits.t() @ _features(x))
+            gradient.bias.copy_(dlogits.sum(0))
         at.dp[-1] = _as_planes(dlogits @ theta.weight, x, at.dp[-1])
         for d in reversed(range(len(theta.blocks))):
             if d == 0 and gradient is None:
@@ -201,8 +210,8 @@ class Passes:
             logits, labels, share, logitsdot, None, None, None
         )
         if change is not None:
-            _into(change.weight, torch.addmm(dlogits.t() @ featuresdot, dlogitsdot.t(), features))
-            _into(change.bias, dlogitsdot.sum(0))
+            change.weight.copy_(torch.addmm(dlogits.t() @ featuresdot, dlogitsdot.t(), features))
+            change.bias.copy_(dlogitsdot.sum(0))
         dfeatures = torch.addmm(dlogits @ direction.weight, dlogitsdot, theta.weight)
         dpdot = _as_planes(dfeatures, x, _first(self._dpdot[-1], x))
         for d in reversed(range(len(theta.blocks))):
@@ -281,7 +290,3 @@ def _as_planes(features: Tensor, like: Tensor, buffer: Tensor | None) -> Tensor:
     if buffer is None:
         return planes.contiguous(memory_format=torch.channels_last)
     return buffer.copy_(planes)
-
-
-def _into(out: Tensor, value: Tensor) -> None:
-    out.copy_(value)

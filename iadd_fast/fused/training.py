@@ -78,7 +78,6 @@ class FusedTrainer:
         self.inputs = torch.empty_like(self._gathered, memory_format=torch.channels_last)
         self.targets = labels.new_empty(size, *labels.shape[1:])
         self._augment = implementation("diff_augment", images)
-        self._shares: dict[tuple[int, int], Tensor] = {}
 
     def start(self, theta: Tensor, images: Tensor, labels: Tensor, seed: int) -> None:
         """Begin anew with other parameters, data and randomness."""
@@ -118,7 +117,7 @@ class FusedTrainer:
             at = self._workspace.first(end - begin)
             self.passes.forward(self._theta, images, at)
             into = self._gradient if begin == 0 else self._part
-            share = self._share(end - begin, size)
+            share = self.passes.share(end - begin, size)
             self.passes.backward(self._theta, images, labels, share, at, into)
             if begin > 0:
                 self.gradient += self.part
@@ -135,12 +134,6 @@ class FusedTrainer:
             maximize=False,
             is_first_step=False,
         )
-
-    def _share(self, samples: int, size: int) -> Tensor:
-        key = (samples, size)
-        if key not in self._shares:
-            self._shares[key] = self.theta.new_tensor(samples / size)
-        return self._shares[key]
 
     def _drop_momentum(self) -> None:
         # From zeros the first step is SGD's own: its momentum begins as the gradient.

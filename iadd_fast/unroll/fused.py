@@ -153,7 +153,8 @@ class FusedUnroll:
             images, labels = self.inputs.of(step)
             for number, (begin, end) in enumerate(self._chunks(step)):
                 at = self._activations(step, begin, end)
-                chunk = images[begin:end], labels[begin:end], self.inputs.share(end - begin, step)
+                share = self.passes.share(end - begin, len(images))
+                chunk = images[begin:end], labels[begin:end], share
                 into = self.gradient if number == 0 else self.part
                 self.passes.forward(theta, chunk[0], at)
                 self.passes.backward(theta, *chunk, at, self.network.vectors(into))
@@ -188,7 +189,8 @@ class FusedUnroll:
             for number, (begin, end) in enumerate(self._chunks(step)):
                 kept = step >= self.kept_from
                 at = self.kept[step, begin] if kept else self._activations(step, begin, end)
-                chunk = images[begin:end], labels[begin:end], self.inputs.share(end - begin, step)
+                share = self.passes.share(end - begin, len(images))
+                chunk = images[begin:end], labels[begin:end], share
                 if kept:
                     self.passes.first_convolution(theta, chunk[0], at)
                 else:

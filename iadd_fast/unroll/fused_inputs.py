@@ -47,7 +47,6 @@ class StepInputs:
         )
         self._augment: Any = implementation("diff_augment", images)
         self._chains: list[Any] = []
-        self._shares: dict[tuple[int, int], Tensor] = {}
 
     def load(self, problem: Problem) -> None:
         """Copy a problem of the same shape in."""
@@ -76,13 +75,6 @@ class StepInputs:
         if self._chains[step] is not None:
             images = self._augment.diff_augment(images, *self._chains[step])
         out[: len(images)].copy_(images)
-
-    def share(self, samples: int, step: int) -> Tensor:
-        """The part that ``samples`` of a step's batch make of its mean loss, a scalar."""
-        key = (samples, self.sizes[step])
-        if key not in self._shares:
-            self._shares[key] = self.images.new_tensor(samples / self.sizes[step])
-        return self._shares[key]
 
     def clear(self) -> None:
         """Begin a sweep."""
