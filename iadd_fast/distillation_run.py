@@ -1,106 +1,150 @@
-"""One distillation: its state, one outer step, validation and checkpoint."""
+"""The frame of a distillation, whatever the method: its loop, validation, result and checkpoint."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from iadd_fast.artifacts import DistilledSet, Experts
+from iadd_fast.artifacts import DistilledSet
 from iadd_fast.artifacts.files import check_schema, load_tensors, save_tensors
 from iadd_fast.data import Data
 from iadd_fast.experts import resolve_augment
-from iadd_fast.importance import Importance, Segment, Setting
 from iadd_fast.interrupt import DelayedInterrupt
 from iadd_fast.metrics import MetricsLog
-from iadd_fast.seeds import derive, generator
-from iadd_fast.settings import DistillSettings
+from iadd_fast.seeds import derive
+from iadd_fast.settings import DistillSettings, GradientSettings
 from iadd_fast.students import Student
-from iadd_fast.synthetic import SyntheticSet, initial_images
 from iadd_fast.training import accuracy, train_many
-from iadd_fast.unroll import TrajectoryGradient, release, trajectory_gradients
 from iadd_fast.versions import versions
 
 CHECKPOINT = "checkpoint.safetensors"
 KIND = "checkpoint"
 SCHEMA = 1
 
+#: Told (iterations done, validation accuracy in percent or None) right after every validation.
+OnValidation = Callable[[int, float | None], None]
+
 
 class DistillationDiverged(RuntimeError):
     """Too many outer steps in a row had to be skipped; the last good state is saved."""
 
 
-class Distillation:
-    """One run of :func:`iadd_fast.distill`."""
+class Stateful(Protocol):
+    """What a run continues from a checkpoint bit for bit."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors from which :meth:`load_state` continues."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state`."""
+
+
+class Learned(Stateful, Protocol):
+    """A synthetic set while it is learned."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices, or probabilities for soft labels."""
+
+    @property
+    def result(self) -> Tensor:
+        """The images to hand out."""
+
+    @property
+    def lr(self) -> Tensor:
+        """The learning rate to train on them with, a scalar."""
+
+
+class Distillation(ABC):
+    """One run of :func:`iadd_fast.distill`; a method of distillation gives its outer step.
+
+    Args:
+        data, folder, device, on_validation: as :func:`iadd_fast.distill` takes them, resolved.
+        student: what is validated.
+        options: the method's settings.
+        synthetic: the set in its first state, on ``device``.
+        config: what the method adds in front of the artifact's configuration.
+    """
 
     def __init__(
         self,
         data: Data,
-        experts: Experts,
         student: Student,
-        importance: Importance,
-        images_per_class: int,
-        options: DistillSettings,
+        options: DistillSettings | GradientSettings,
+        synthetic: Learned,
+        config: Mapping[str, Any],
         folder: Path | None,
         device: torch.device,
-        preset: str | None = None,
+        on_validation: OnValidation | None = None,
     ) -> None:
         self.data = data
-        self.experts = experts
         self.student = student
-        self.importance = importance
-        self.options = options
         self.folder = folder
         self.device = device
+        self.on_validation = on_validation
         self.augment = resolve_augment(options.augment, data)
         self.every = options.validate_every or max(1, options.iterations // 10)
-        images, labels = initial_images(data, images_per_class, options.initial, options.seed)
-        self.synthetic = SyntheticSet(
-            images.to(device), labels.to(device), data.num_classes, options
-        )
-        importance.prepare(
-            Setting(
-                student,
-                data.train.images,
-                data.train.labels,
-                device,
-                images.dtype,
-                derive(options.seed, "importance"),
-            )
-        )
         self.iteration = 0
         self.skipped = 0
         self.skips_in_a_row = 0
         self.seconds = 0.0
         # What the last step started from whose loss was of use: where a diverged run is put back.
-        self.last_good = self.synthetic.state()
+        self.last_good = synthetic.state()
         self.best: dict[str, Tensor] = {}
         self.best_summary: dict[str, Any] = {}
         self.config: dict[str, Any] = {
-            "preset": preset,
-            "images_per_class": images_per_class,
-            "importance": importance.describe(),
+            **config,
             "student": student.spec,
             "data": data.fingerprint,
             "transform": data.transform.kind,
             **options.to_dict(),
         }
+        self._options, self._set = options, synthetic
 
-    def run(self, progress: bool = True) -> DistilledSet:
-        """All iterations from the checkpoint, if there is one, to the result."""
-        try:
-            return self._run(progress)
-        finally:
-            release(self.student)
+    @abstractmethod
+    def move(self) -> tuple[float, bool]:
+        """One outer step: (loss, whether it was of use and the set has moved)."""
 
-    def _run(self, progress: bool) -> DistilledSet:
-        options = self.options
+    @abstractmethod
+    def advice(self) -> str:
+        """Which settings to change when no step is of use any more."""
+
+    def stateful(self) -> dict[str, Stateful]:
+        """What a checkpoint keeps, by the prefix of its tensors."""
+        return {"synthetic": self._set}
+
+    def logged(self) -> dict[str, Any]:
+        """What the method adds to the row of every iteration."""
+        return {}
+
+    def logged_at_validation(self) -> dict[str, Any]:
+        """What the method adds to the row of an iteration that ends with a validation."""
+        return {}
+
+    def shown(self, row: dict[str, Any]) -> dict[str, str]:
+        """What the method adds to the progress bar."""
+        return {}
+
+    def weight(self) -> Tensor | None:
+        """The importance weights ``[P]`` that the artifact carries."""
+        return None
+
+    def run(
+        self, progress: bool = True, should_stop: Callable[[], bool] | None = None
+    ) -> DistilledSet:
+        """All iterations from the checkpoint, if there is one, to the result.
+
+        ``should_stop`` is asked after every iteration; True stops there as Ctrl-C does.
+        """
+        options = self._options
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.load_checkpoint()
@@ -125,20 +169,20 @@ class Distillation:
                 log.write(row)
                 bar.set_postfix(
                     loss="skipped" if row["loss"] is None else f"{row['loss']:.4f}",
-                    alpha=f"{row['lr']:.4g}",
-                    spread=f"{row['weight_spread']:.2f}",
+                    **self.shown(row),
                     best=_percent(self.best_summary.get("validation_accuracy")),
                 )
                 bar.update()
                 diverged = self.skips_in_a_row >= options.max_skips
                 if diverged:
-                    self.synthetic.load_state(self.last_good)
-                stop = last or diverged or interrupt.requested
+                    self._set.load_state(self.last_good)
+                interrupted = interrupt.requested or (should_stop is not None and should_stop())
+                stop = last or diverged or interrupted
                 if stop or self.iteration % options.checkpoint_every == 0:
                     self.save_checkpoint()
                 if diverged:
                     raise DistillationDiverged(self._diverged(row["loss"]))
-                if interrupt.requested and not last:
+                if interrupted and not last:
                     kept = (
                         "the same call goes on there"
                         if self.folder
@@ -151,87 +195,29 @@ class Distillation:
         return result
 
     def outer_step(self) -> dict[str, Any]:
-        """Match ``trajectories`` segments and move; or skip when the loss is of no use."""
-        segments = [self._draw_segment(k) for k in range(self.options.trajectories)]
-        results = self._match(segments)
-        loss = sum(float(result.loss) for result in results) / len(results)
-        good = loss <= self.options.max_loss and all(_finite(result) for result in results)
+        """One outer step of the method, or none where its loss is of no use: a row of metrics."""
+        before = self._set.state()
+        loss, good = self.move()
         if good:
             self.skips_in_a_row = 0
-            self.last_good = self.synthetic.state()
-            mean = _mean_of(results)
-            self.synthetic.step(mean("images"), mean("lr"), mean("labels"))
-            self.importance.update(mean("weight"))
+            self.last_good = before
         else:
+            self._set.load_state(before)
             self.skipped += 1
             self.skips_in_a_row += 1
         row = {
             "iteration": self.iteration,
             "loss": loss if math.isfinite(loss) else None,
-            "lr": float(self.synthetic.lr),
-            "weight_spread": self._spread(),
+            "lr": float(self._set.lr),
+            **self.logged(),
             "skipped": self.skipped,
         }
         self.iteration += 1
         return row
 
-    def _draw_segment(self, number: int) -> Segment:
-        options = self.options
-        draw = generator(options.seed, "segment", self.iteration, number)
-
-        def below(count: int) -> int:
-            return int(torch.randint(count, (), generator=draw))
-
-        expert = below(len(self.experts))
-        last = options.last_start_epoch(self.iteration)
-        start = options.min_start_epoch + below(last - options.min_start_epoch + 1)
-        return Segment(
-            expert,
-            start,
-            self.experts.snapshot(expert, start, self.device),
-            self.experts.snapshot(expert, start + options.expert_epochs, self.device),
-        )
-
-    def _match(self, segments: list[Segment]) -> list[TrajectoryGradient]:
-        options = self.options
-        return trajectory_gradients(
-            self.student,
-            [segment.start for segment in segments],
-            [segment.target for segment in segments],
-            self.synthetic.images,
-            self.synthetic.labels,
-            self.synthetic.lr,
-            steps=options.steps,
-            weights=[self.importance.weight(segment) for segment in segments],
-            normaliser=self.importance.normaliser,
-            batch_size=options.batch_size,
-            augment=self.augment,
-            window=options.window,
-            seeds=[derive(options.seed, "inner", self.iteration, k) for k in range(len(segments))],
-            engine=options.engine,
-            precision=options.precision,
-            memory_budget=options.memory_budget,
-            compile=options.compile,
-        )
-
-    def _spread(self) -> float:
-        """Standard deviation of v = w^2 over its mean: 0 for uniform weights."""
-        weight = self.importance.current()
-        if weight is None:
-            return 0.0
-        value = weight.double().square()
-        return float(value.std(correction=0) / value.mean().clamp_min(1e-300))
-
     def validate(self) -> dict[str, Any]:
         """Accuracy of fresh networks trained on the current set, on the validation part."""
-        weight = self.importance.current()
-        row: dict[str, Any] = {}
-        if weight is not None:
-            value = weight.square()
-            row["layer_weight"] = {
-                layer: float(torch.cat([value[part] for part in parts]).mean())
-                for layer, parts in self.student.layers().items()
-            }
+        row = self.logged_at_validation()
         held = self.data.validation.to(self.device)
         score = None
         if len(held) > 0:
@@ -239,23 +225,26 @@ class Distillation:
             row["validation_accuracy"] = score
         before = self.best_summary.get("validation_accuracy")
         if score is None or before is None or score > before:
-            self.best = {"images": self.synthetic.result, "labels": self.synthetic.labels}
-            self.best["lr"] = self.synthetic.lr
+            self.best = {"images": self._set.result, "labels": self._set.labels}
+            self.best["lr"] = self._set.lr
+            weight = self.weight()
             if weight is not None:
                 self.best["weight"] = weight.clone()
             self.best_summary = {"iteration": self.iteration, "validation_accuracy": score}
+        if self.on_validation is not None:
+            self.on_validation(self.iteration, score)
         return row
 
     def _validation_accuracy(self, images: Tensor, labels: Tensor) -> float:
-        options = self.options
+        options = self._options
         # The same networks every time: scores of two iterations differ by the set alone.
         seeds = [derive(options.seed, "validation", k) for k in range(options.validation_networks)]
         thetas = train_many(
             self.student,
             torch.stack([self.student.init(derive(s, "initial"), self.device) for s in seeds]),
-            [(self.synthetic.result, self.synthetic.labels)],
+            [(self._set.result, self._set.labels)],
             seeds=seeds,
-            lr=float(self.synthetic.lr),
+            lr=float(self._set.lr),
             epochs=options.validation_epochs,
             momentum=0.9,
             weight_decay=5e-4,
@@ -279,7 +268,7 @@ class Distillation:
             student_spec=self.student.spec,
             augment=str(self.augment) if self.augment else None,
             config=self.config,
-            seed=self.options.seed,
+            seed=self._options.seed,
             versions=versions(),
             data_name=self.data.name,
             data_fingerprint=self.data.fingerprint,
@@ -291,8 +280,8 @@ class Distillation:
         if self.folder is None:
             return
         tensors = {f"best.{name}": value for name, value in self.best.items()}
-        tensors |= {f"synthetic.{k}": v for k, v in self.synthetic.state().items()}
-        tensors |= {f"importance.{k}": v for k, v in self.importance.state().items()}
+        for prefix, part in self.stateful().items():
+            tensors |= {f"{prefix}.{name}": value for name, value in part.state().items()}
         numbers = {name: getattr(self, name) for name in self._numbers}
         save_tensors(
             self.folder / CHECKPOINT,
@@ -312,16 +301,15 @@ class Distillation:
         """Go on from the folder's checkpoint, if there is one.
 
         Raises:
-            ValueError: it belongs to a run of other settings; the message names them.
+            ValueError: it belongs to a run of another method or other settings; the message names
+                them.
         """
         path = (self.folder or Path()) / CHECKPOINT
         if not path.exists():
             return
         tensors, metadata = load_tensors(path)
         check_schema(path, metadata, KIND, SCHEMA)
-        saved = metadata.get("config", {})
-        # A preset is only another way to give the other settings.
-        other = [k for k in self.config if k != "preset" and saved.get(k) != self.config[k]]
+        other = self._other(metadata.get("config", {}))
         if other:
             raise ValueError(
                 f"out: {path.parent} holds a run with another {', '.join(other)}; takes an empty "
@@ -332,35 +320,27 @@ class Distillation:
             prefix = name + "."
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        self.synthetic.load_state(part("synthetic"))
-        self.importance.load_state(part("importance"))
+        for prefix, stateful in self.stateful().items():
+            stateful.load_state(part(prefix))
         self.best = {name: value.to(self.device) for name, value in part("best").items()}
         self.best_summary = metadata["best"]
         for name in self._numbers:
             setattr(self, name, metadata[name])
 
+    def _other(self, saved: Mapping[str, Any]) -> list[str]:
+        """Names of what is not as in the configuration ``saved``."""
+        if saved.get("method") != self.config.get("method"):
+            return ["method"]
+        # A preset is only another way to give the other settings.
+        return [k for k in self.config if k != "preset" and saved.get(k) != self.config[k]]
+
     def _diverged(self, loss: float | None) -> str:
         told = "not finite" if loss is None else f"{loss:.3g}"
         return (
-            f"{self.skips_in_a_row} outer steps in a row were skipped (last loss {told}, max_loss "
-            f"{self.options.max_loss:g}) at iteration {self.iteration}; lower lr_images (now "
-            f"{self.options.lr_images:g}), lr_lr ({self.options.lr_lr:g}) or lr_init "
-            f"({self.options.lr_init:g})"
+            f"{self.skips_in_a_row} outer steps in a row were skipped (last loss {told}) at "
+            f"iteration {self.iteration}; {self.advice()}"
             + ("" if self.folder is None else f"; the last good state is in {self.folder}")
         )
-
-
-def _mean_of(results: list[TrajectoryGradient]) -> Callable[[str], Any]:
-    def mean(name: str) -> Tensor | None:
-        values = [getattr(result, name) for result in results]
-        return None if values[0] is None else torch.stack(values).mean(0)
-
-    return mean
-
-
-def _finite(result: TrajectoryGradient) -> bool:
-    parts = (result.loss, result.images, result.labels, result.lr, result.weight)
-    return all(bool(part.isfinite().all()) for part in parts if part is not None)
 
 
 def _percent(value: float | None) -> str:

@@ -12,7 +12,8 @@ class DelayedInterrupt:
     """Inside this context the first Ctrl-C only sets :attr:`requested`; a second one interrupts.
 
     The loop that looks at ``requested`` between two steps never leaves one half done. Outside the
-    main thread, where Python delivers no signals, nothing changes.
+    main thread, where Python delivers no signals, nothing changes. One that stands around another
+    hears of its Ctrl-C when that one ends, so that it is not lost in a loop's last step.
     """
 
     def __init__(self) -> None:
@@ -32,3 +33,6 @@ class DelayedInterrupt:
     def __exit__(self, *_: object) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
+            around = getattr(self._previous, "__self__", None)
+            if self.requested and isinstance(around, DelayedInterrupt):
+                around.requested = True

@@ -8,8 +8,10 @@ import tomllib
 import types
 import typing
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import Field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import typer
@@ -38,6 +40,7 @@ def command(
     *groups: type[Settings],
     positional: tuple[str, ...] = (),
     job: Job | None = None,
+    methods: Mapping[str, type[Settings]] | None = None,
 ) -> Callable[[Callable[[Values], None]], Callable[[Values], None]]:
     """Make a function of values the command ``name`` whose options are the fields of ``groups``.
 
@@ -47,17 +50,25 @@ def command(
     A field whose default is ``...`` has to be given. Where the fields include ``preset`` and one is
     named, its settings for ``job`` and for loading the data go before the defaults.
 
+    ``methods`` are further groups, of which the value of ``method`` (else the preset's, else the
+    first) says whose defaults hold; a field of another group alone arrives only where it is given.
+
     Errors of the user's making end the command with status 2 and one line, Ctrl-C with 130.
     """
-    known = {entry.name: entry for group in groups for entry in fields(group)}
+    methods = methods or {}
+    shared = {entry.name: entry for group in groups for entry in fields(group)}
+    own = {
+        method: {entry.name: entry for entry in fields(group)} for method, group in methods.items()
+    }
+    known = {**shared, **_joined(own)}
     kinds: dict[str, Any] = {}
-    for group in groups:
+    for group in (*groups, *methods.values()):
         kinds |= typing.get_type_hints(group)
 
     def register(function: Callable[[Values], None]) -> Callable[[Values], None]:
         def run(**given: Any) -> None:
             try:
-                function(_merged(given, known, kinds, job))
+                function(_merged(given, shared, own, kinds, job))
             except USER_ERRORS as error:
                 _fail(error, 2)
             except KeyboardInterrupt as stop:
@@ -113,7 +124,11 @@ def read_config(path: Path, known: Mapping[str, Any]) -> Values:
 
 
 def _merged(
-    given: Values, known: Mapping[str, Field[Any]], kinds: Mapping[str, Any], job: Job | None
+    given: Values,
+    shared: Mapping[str, Field[Any]],
+    own: Mapping[str, Mapping[str, Field[Any]]],
+    kinds: Mapping[str, Any],
+    job: Job | None,
 ) -> Values:
     config = given.pop("config", None)
     values = {} if config is None else read_config(config, kinds)
@@ -121,11 +136,27 @@ def _merged(
     preset = find_preset(values.get("preset"))
     if preset is not None and job is not None:
         values = {**preset.data, **preset.values(job), **values}
-    for name, entry in known.items():
+    method = values.get("method", next(iter(own), "") if preset is None else preset.method)
+    for name, entry in {**shared, **own.get(method, {})}.items():
         if entry.default is ... and name not in values:
             raise ValueError(f"{name}: missing; give it on the command line or in a --config file")
         values.setdefault(name, entry.default)
     return values
+
+
+def _joined(own: Mapping[str, Mapping[str, Field[Any]]]) -> dict[str, Field[Any]]:
+    """Every field of any method; its help says whose it is, and the defaults where they differ."""
+    joined: dict[str, Field[Any]] = {}
+    for name in dict.fromkeys(name for entries in own.values() for name in entries):
+        having = {method: entries[name] for method, entries in own.items() if name in entries}
+        if len({_help(entry) for entry in having.values()}) == 1 and len(having) == len(own):
+            joined[name] = next(iter(having.values()))
+            continue
+        text = "; ".join(f"{method}: {_help(entry)}" for method, entry in having.items())
+        entry = copy(next(iter(having.values())))
+        entry.default, entry.metadata = None, MappingProxyType({"help": text})
+        joined[name] = entry
+    return joined
 
 
 def _typed(where: str, value: Any, kind: Any) -> Any:

@@ -24,16 +24,19 @@ class Preset:
     Attributes:
         name: as ``preset=`` takes it.
         source: who published the numbers, or that they are ours and how they were chosen.
+        method: of :func:`iadd_fast.distill`.
         student: the network as text, where none is given and the experts bring none.
         images_per_class: synthetic samples per class.
         data: for :func:`iadd_fast.load_data` (``normalise``).
-        experts: for :func:`iadd_fast.train_experts`; ``epochs`` as published.
+        experts: for :func:`iadd_fast.train_experts`; ``epochs`` as published. Empty for method
+            ``"gradient"``.
         distill: for :func:`iadd_fast.distill`.
         evaluate: for :func:`iadd_fast.evaluate`.
     """
 
     name: str
     source: str
+    method: str
     student: str
     images_per_class: int
     data: dict[str, Any]
@@ -47,7 +50,15 @@ class Preset:
         return int(self.distill["max_start_epoch"] + self.distill["expert_epochs"])
 
     def values(self, job: Literal["experts", "distill", "evaluate"]) -> dict[str, Any]:
-        """The settings of one job; experts have the epochs that are reached and no more."""
+        """The settings of one job; experts have the epochs that are reached and no more.
+
+        Raises:
+            ValueError: experts of a preset whose method has none.
+        """
+        if job == "experts" and not self.experts:
+            raise ValueError(
+                f"preset: {self.name!r} is for method {self.method!r}, without experts"
+            )
         if job == "experts":
             return {**self.experts, "epochs": min(self.experts["epochs"], self.reach)}
         return dict(self.distill if job == "distill" else self.evaluate)
@@ -67,20 +78,21 @@ class Preset:
 @functools.cache
 def _all() -> dict[str, Preset]:
     held = tomllib.loads(resources.files("iadd_fast").joinpath(FILE).read_text("utf-8"))
-    shared: Mapping[str, Any] = held["shared"]
-    return {
-        name: Preset(
+    known = {}
+    for name, own in held["presets"].items():
+        shared: Mapping[str, Any] = held["shared"][own["shared"]]
+        known[name] = Preset(
             name=name,
-            source=shared["sources"][own["source"]],
+            source=held["sources"][own["source"]],
+            method=shared["method"],
             student=own["student"],
             images_per_class=own["images_per_class"],
             data=own["data"],
-            experts=dict(shared["experts"]),
+            experts=dict(shared.get("experts", {})),
             distill={**shared["distill"], **own["distill"]},
             evaluate=dict(shared["evaluate"]),
         )
-        for name, own in held["presets"].items()
-    }
+    return known
 
 
 def presets() -> dict[str, Preset]:

@@ -165,3 +165,79 @@ class DistillSettings(Settings):
         share = min(1.0, iteration / (self.growth_iterations or self.iterations))
         grown = share * (self.max_start_epoch - self.first_max_start_epoch)
         return self.first_max_start_epoch + int(grown)
+
+
+@dataclass(frozen=True)
+class GradientSettings(Settings):
+    """How a set is distilled by gradient matching: DSA's script (2102.08259) by default.
+
+    DC (2006.05929) is ``augment="none", initial="noise"``.
+    """
+
+    iterations: int = setting(1000, "outer steps, each with a fresh network")
+    image_updates: int | None = setting(
+        None, "updates of the images per network; none: published, by images per class"
+    )
+    network_epochs: int | None = setting(
+        None, "epochs of the network on the set between two of them; none: published, likewise"
+    )
+    batch_real: int = setting(256, "real images of a class per update, or all it has")
+    batch_size: int = setting(256, "synthetic images per step of the network")
+    lr_images: float = setting(0.1, "step of the images")
+    momentum: float = setting(0.5, "momentum of the images")
+    lr_net: float = setting(0.01, "learning rate of the networks, here and on the result")
+    augment: str = setting(
+        "auto", "DSA families joined by _, dsa, none (DC), or auto: dsa for images"
+    )
+    initial: str = setting("real", "first images: real, noise (DC) or kmeans (centres)")
+    engine: str = setting("auto", "engine of the gradient: auto, fused or plain")
+    precision: str = setting("float32", "products in float32 or tf32")
+    validate_every: int | None = setting(
+        None, "iterations between validations, which pick the result; none: ten of them"
+    )
+    validation_networks: int = setting(2, "networks per validation")
+    validation_epochs: int = setting(300, "epochs of each of them")
+    max_skips: int = setting(20, "skipped steps in a row that stop the run")
+    checkpoint_every: int = setting(50, "iterations between checkpoints")
+    seed: int = setting(0, "fixes everything that is drawn")
+
+    def __post_init__(self) -> None:
+        self._whole(
+            "iterations", "image_updates", "batch_real", "batch_size", "validate_every",
+            "validation_networks", "validation_epochs", "max_skips", "checkpoint_every",
+        )  # fmt: skip
+        self._whole("network_epochs", "seed", least=0)
+        self._number("lr_images", "lr_net")
+        self._number("momentum", above=-1e-9, below=1.0)
+        self._choice("initial", ("real", "noise", "kmeans"))
+        self._choice("engine", ("auto", "fused", "plain"))
+        self._choice("precision", ("float32", "tf32"))
+
+
+#: Settings of :func:`iadd_fast.distill` by its ``method``; the first is the default.
+METHODS: dict[str, type[DistillSettings] | type[GradientSettings]] = {
+    "trajectory": DistillSettings,
+    "gradient": GradientSettings,
+}
+
+
+def settings_of(method: str, values: dict[str, Any]) -> DistillSettings | GradientSettings:
+    """The settings of a method of :func:`iadd_fast.distill`.
+
+    Raises:
+        ValueError: no such method, or a value out of range.
+        TypeError: an unknown name; one of another method's settings is told which method takes it.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: got {method!r}; takes one of {', '.join(METHODS)}")
+    own = {entry.name for entry in fields(METHODS[method])}
+    for name in values:
+        takers = [
+            other for other, group in METHODS.items() if name in {e.name for e in fields(group)}
+        ]
+        if name not in own and takers:
+            raise TypeError(
+                f"{name}: is a setting of method {takers[0]!r}; method {method!r} takes "
+                f"{', '.join(entry.name for entry in fields(METHODS[method]))}"
+            )
+    return METHODS[method].of(**values)

@@ -17,13 +17,13 @@ from iadd_fast import DistillationDiverged, distill, train_experts, trajectory_g
 from iadd_fast.artifacts import DistilledSet, Experts, ExpertStore, MemoryExperts
 from iadd_fast.artifacts.files import load_tensors
 from iadd_fast.data import Data, load_data
-from iadd_fast.distillation_run import Distillation
 from iadd_fast.experts import resolve_augment
 from iadd_fast.importance import Adaptive, parse_importance
 from iadd_fast.seeds import derive
 from iadd_fast.settings import DistillSettings
 from iadd_fast.students import Student, mlp
 from iadd_fast.synthetic import SyntheticSet, initial_images
+from iadd_fast.trajectory_matching import TrajectoryMatching as Distillation
 
 STUDENT = mlp(inputs=(1, 6, 6), classes=3, width=8, depth=2)
 QUICK: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import iadd_fast
 from iadd_fast import cli, preset
-from iadd_fast.settings import DistillSettings, ExpertSettings
+from iadd_fast.settings import DistillSettings, ExpertSettings, GradientSettings
 
 ROOT = Path(iadd_fast.__file__).parent.parent
 SIZES = (1, 10, 50)
@@ -49,7 +49,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
         name: preset.Preset(
             **{
                 **vars(entry),
-                "experts": {**entry.experts, "count": 2},
+                "experts": {**entry.experts, "count": 2} if entry.experts else {},
                 "student": "convnet:width=4,depth=2",
             }
         )
@@ -60,7 +60,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_presets_are_the_published_ones() -> None:
     """A number mistyped, a preset missing, or one that names no source."""
-    known = iadd_fast.presets()
+    known = {k: entry for k, entry in iadd_fast.presets().items() if entry.method == "trajectory"}
     families = ("cifar10", "cifar100", "tiny-imagenet", "fashion-mnist")
     assert list(known) == [f"{family}-ipc{size}" for family in families for size in SIZES]
     for name, entry in known.items():
@@ -80,6 +80,34 @@ def test_presets_are_the_published_ones() -> None:
         assert (experts.count, experts.epochs, experts.lr, experts.momentum) == (100, 50, 0.01, 0.0)
         assert entry.evaluate == {"networks": 5, "epochs": 1000, "batch_size": 256}
         assert f"depth={4 if 'tiny' in name else 3}" in entry.student
+
+
+def test_gradient_presets_are_the_published_ones() -> None:
+    """A number mistyped, DSA's settings for DC, or loops of another number of images."""
+    known = {k: entry for k, entry in iadd_fast.presets().items() if entry.method == "gradient"}
+    sizes = {"cifar10": SIZES, "cifar100": SIZES[:2], "fashion-mnist": SIZES}
+    assert list(known) == [
+        f"{paper}-{family}-ipc{size}"
+        for paper in ("dc", "dsa")
+        for family in sizes
+        for size in sizes[family]
+    ]
+    loops = {1: (1, 1), 10: (10, 50), 50: (50, 10)}
+    for name, entry in known.items():
+        settings = GradientSettings.of(**entry.values("distill"))
+        augmented = name.startswith("dsa-")
+        assert (settings.image_updates, settings.network_epochs) == loops[entry.images_per_class]
+        assert (settings.iterations, settings.batch_real, settings.batch_size) == (1000, 256, 256)
+        assert (settings.lr_images, settings.momentum, settings.lr_net) == (0.1, 0.5, 0.01)
+        assert settings.augment == ("dsa" if augmented else "none")
+        assert settings.initial == ("real" if augmented else "noise")
+        assert entry.evaluate["epochs"] == (1000 if augmented else 300)
+        assert entry.evaluate["networks"] == 20
+        assert entry.student == "convnet:width=128,depth=3"
+        assert "VICO-UoE/DatasetCondensation" in entry.source
+        assert name.endswith(f"-ipc{entry.images_per_class}")
+        with pytest.raises(ValueError, match=f"preset: '{name}' is for method 'gradient'"):
+            entry.values("experts")
 
 
 def test_experts_go_no_further_than_the_schedule() -> None:
@@ -112,6 +140,23 @@ def test_distill_takes_the_preset_and_what_is_given_wins(data: iadd_fast.Data) -
 
 
 @pytest.mark.usefixtures("few")
+def test_a_gradient_preset_needs_no_method() -> None:
+    """Trajectory matching under the name of DSA, or experts trained for nothing."""
+    data = iadd_fast.load_data("digits")
+    small: dict[str, Any] = {
+        "iterations": 1,
+        "validation_networks": 1,
+        "validation_epochs": 1,
+        "batch_real": 4,
+    }
+    made = iadd_fast.distill(data, preset="dsa-cifar10-ipc1", progress=False, **small)
+    assert (made.config["method"], made.config["preset"]) == ("gradient", "dsa-cifar10-ipc1")
+    assert (made.student_spec["width"], made.images_per_class) == (4, 1)
+    with pytest.raises(ValueError, match="preset: 'dsa-cifar10-ipc1' is for method 'gradient'"):
+        iadd_fast.train_experts(data, preset="dsa-cifar10-ipc1", progress=False)
+
+
+@pytest.mark.usefixtures("few")
 def test_train_experts_takes_the_preset(data: iadd_fast.Data, tmp_path: Path) -> None:
     """Ten experts of the default, or the preset's student over the experts' own."""
     trained = iadd_fast.train_experts(
@@ -141,7 +186,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[Any, dict
         return lambda *_, **keywords: seen.update({name: keywords}) or answer
 
     trained = type("Trained", (), {"epochs": 4, "__len__": lambda self: 10})()
-    monkeypatch.setattr(cli, "load_data", fake("load_data", "data"))
+    monkeypatch.setattr("iadd_fast.cli.common.load_data", fake("load_data", "data"))
     monkeypatch.setattr(cli, "distill", fake("job", "set"))
     monkeypatch.setattr(cli, "train_experts", fake("job", trained))
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments]), seen

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from iadd_fast.artifacts import DistilledSet
-from iadd_fast.settings import DistillSettings
+from iadd_fast.settings import METHODS
 
 # What the data decides, not the user.
 _OF_THE_DATA = ("name", "channels", "classes", "image_size", "inputs", "length")
@@ -20,16 +20,23 @@ def distill_command(distilled: DistilledSet) -> str:
     Empty where the configuration is not that of :func:`iadd_fast.distill`. ``DATA`` and
     ``EXPERTS`` stand for the user's own paths; a student or policy of the user's own has no text.
     """
-    config = distilled.config
-    importance, student = config.get("importance"), distilled.student_spec
-    if not isinstance(importance, Mapping) or "name" not in importance or "name" not in student:
+    config, student = distilled.config, distilled.student_spec
+    method = config.get("method", "trajectory")
+    if method not in METHODS or "name" not in student:
         return ""
     if not {"images_per_class", "seed"} <= config.keys():
         return ""
-    words = ["iadd-fast", "distill", "DATA", "--experts", "EXPERTS", "--out", "OUT"]
+    words = ["iadd-fast", "distill", "DATA", "--out", "OUT"]
+    if method == "trajectory":
+        importance = config.get("importance")
+        if not isinstance(importance, Mapping) or "name" not in importance:
+            return ""
+        words += ["--experts", "EXPERTS", "--importance", _spec(importance)]
+    else:
+        words += ["--method", method]
     words += ["--images-per-class", str(config["images_per_class"])]
-    words += ["--importance", _spec(importance), "--student", _spec(student)]
-    for entry in fields(DistillSettings):
+    words += ["--student", _spec(student)]
+    for entry in fields(METHODS[method]):
         value = config.get(entry.name, entry.default)
         if value == entry.default:
             continue
