@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,10 +23,18 @@ from iadd_fast import seeds
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.augment import Augmentation
 from iadd_fast.baselines import BASELINES, select
-from iadd_fast.data import Data, Split
+from iadd_fast.data import Data
 from iadd_fast.devices import resolve_device
+from iadd_fast.evaluation_inputs import (
+    baseline_names,
+    check_beside,
+    check_data,
+    space_of,
+    students_of,
+)
+from iadd_fast.evaluation_networks import TrainedNetworks, trained_or_kept
 from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
-from iadd_fast.students import Student, parse_student
+from iadd_fast.students import NAMES, Student
 from iadd_fast.training import accuracy, train, train_many
 
 MOMENTUM = 0.9
@@ -43,11 +51,22 @@ class _Contender:
     training_set: Callable[[int], tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True)
+class _Protocol:
+    networks: int
+    batch_size: int
+    families: Augmentation | None
+    seed: int
+    precision: str
+    device: torch.device
+
+
 def evaluate(
     distilled: DistilledSet,
     data: Data,
     architectures: Sequence[str | Student] | str | Student | None = None,
     *,
+    beside: Mapping[str, DistilledSet] | None = None,
     networks: int = 5,
     epochs: int = 1000,
     batch_size: int = 256,
@@ -60,6 +79,8 @@ def evaluate(
     precision: str = "float32",
     device: torch.device | str | None = None,
     progress: bool = True,
+    keep: str | Path | None = None,
+    on_trained: Callable[[TrainedNetworks], None] | None = None,
 ) -> Evaluation:
     """Train fresh networks on the distilled set and on real images; test each once, at the end.
 
@@ -79,6 +100,8 @@ def evaluate(
         data: where the test part, the baselines and the full data come from.
         architectures: names (``"resnet18"``, ``"convnet:width=32"``) or students; default: the
             student the set was distilled for, which is also what its own name alone stands for.
+        beside: other distilled sets of the same data and transform, by the method's name in the
+            rows; each trains with its own learning rate.
         networks: fresh networks for each method and architecture.
         epochs: for the distilled set and the baselines of its size. full_epochs: for the full data.
         baselines: any of ``"random"``, ``"herding"``, ``"k_center"``.
@@ -87,11 +110,14 @@ def evaluate(
         precision: products in training in ``"float32"``, or on a GPU in ``"tf32"``.
         augment: ``"same"`` as in distillation, another augmentation, or None.
         device: default: a GPU where there is one.
+        keep: folder for the networks of every finished row; the same call takes them from there.
+        on_trained: called with the networks of every row.
 
     Raises:
         ValueError: an argument is out of range or unknown; ``data`` has no test part, or samples of
-            another shape or another number of classes than ``distilled``; a class has fewer
-            training images than the baselines are to choose.
+            another shape or another number of classes than ``distilled``; a set of ``beside`` does
+            not fit it, or takes a name of another method; a class has fewer training images than
+            the baselines are to choose.
 
     Warns:
         UserWarning: the set was distilled from other data (its fingerprint differs).
@@ -106,15 +132,18 @@ def evaluate(
             raise ValueError(f"{name}: got {number}; takes a whole number of at least 1")
     if not (math.isfinite(baseline_lr) and baseline_lr > 0):
         raise ValueError(f"baseline_lr: got {baseline_lr}; takes a positive number")
-    baselines = _names(baselines)
-    test = _check_data(distilled, data)
-    students = _students(distilled, data, architectures)
+    baselines = baseline_names(baselines)
+    test = check_data(distilled, data)
+    students = students_of(distilled, data, architectures)
     families = Augmentation.parse(distilled.augment if augment == "same" else augment)
     device = resolve_device(device)
 
-    to_space = _space_of(distilled, data)
+    to_space = space_of(distilled, data)
     test_images, test_labels = to_space(test.images).to(device), test.labels.to(device)
-    contenders = [_distilled_contender(distilled, epochs, device)]
+    contenders = [_distilled_contender(DISTILLED, distilled, epochs, device)]
+    for name, other in (beside or {}).items():
+        check_beside(name, other, distilled, (DISTILLED, FULL, *BASELINES))
+        contenders.append(_distilled_contender(name, other, epochs, device))
     if baselines or full:
         training = data.all_training()
         real = to_space(training.images), training.labels
@@ -130,32 +159,18 @@ def evaluate(
 
     rows = []
     total = len(contenders) * len(students) * networks
+    protocol = _Protocol(networks, batch_size, families, seed, precision, device)
+    folder = None if keep is None else Path(keep)
     with tqdm(total=total, desc="evaluate", unit="network", disable=not progress) as bar:
         for architecture, student in students.items():
-            _warm_up(student, contenders[0], batch_size, families)
             for contender in contenders:
                 bar.set_description(f"{contender.method}, {architecture}")
                 sets = [contender.training_set(network) for network in range(networks)]
-                prefix = (seed, "evaluation", architecture)
-                first = [seeds.derive(*prefix, k, "init") for k in range(networks)]
-                thetas = torch.stack([student.init(number, device) for number in first])
-                started = _clock(device)
-                thetas = train_many(
-                    student,
-                    thetas,
-                    sets,
-                    seeds=[seeds.derive(*prefix, k, "train") for k in range(networks)],
-                    lr=contender.lr,
-                    epochs=contender.epochs,
-                    batch_size=batch_size,
-                    momentum=MOMENTUM,
-                    weight_decay=WEIGHT_DECAY,
-                    decay=True,
-                    augment=families,
-                    on_epoch=_on_last(contender.epochs, bar.update),
-                    precision=precision,
+                before = bar.n
+                thetas, seconds = _trained(
+                    student, architecture, contender, sets, protocol, folder, bar.update
                 )
-                seconds = (_clock(device) - started) / networks
+                bar.update(before + networks - bar.n)  # those that were kept have not counted
                 results = [accuracy(student, theta, test_images, test_labels) for theta in thetas]
                 bar.set_postfix_str(f"accuracy {statistics.fmean(results):.1f} %")
                 images, labels = sets[0]
@@ -169,6 +184,13 @@ def evaluate(
                         len(images),
                     )
                 )
+                if on_trained is not None:
+                    initial = _initial(student, architecture, protocol)
+                    on_trained(
+                        TrainedNetworks(
+                            contender.method, architecture, student, thetas, sets, initial
+                        )
+                    )
     settings = {
         "networks": networks,
         "epochs": epochs,
@@ -188,9 +210,66 @@ def evaluate(
     return Evaluation(rows, settings)
 
 
-def _distilled_contender(distilled: DistilledSet, epochs: int, device: torch.device) -> _Contender:
+def _trained(
+    student: Student,
+    architecture: str,
+    contender: _Contender,
+    sets: list[tuple[Tensor, Tensor]],
+    protocol: _Protocol,
+    folder: Path | None,
+    on_network: Callable[[], object],
+) -> tuple[Tensor, float]:
+    """Parameters ``[networks, P]`` of one row and the seconds of one network."""
+    prefix = (protocol.seed, "evaluation", architecture)
+    options: dict[str, Any] = {
+        "lr": contender.lr,
+        "epochs": contender.epochs,
+        "batch_size": protocol.batch_size,
+        "momentum": MOMENTUM,
+        "weight_decay": WEIGHT_DECAY,
+        "decay": True,
+        "precision": protocol.precision,
+    }
+
+    def train_all() -> tuple[Tensor, float]:
+        _warm_up(student, sets[0], contender.lr, protocol)
+        thetas = _initial(student, architecture, protocol)
+        started = _clock(protocol.device)
+        thetas = train_many(
+            student,
+            thetas,
+            sets,
+            seeds=[seeds.derive(*prefix, k, "train") for k in range(protocol.networks)],
+            augment=protocol.families,
+            on_epoch=_on_last(contender.epochs, on_network),
+            **options,
+        )
+        return thetas, (_clock(protocol.device) - started) / protocol.networks
+
+    key = {
+        **options,
+        "prefix": list(prefix),
+        "student": student.spec,
+        "networks": protocol.networks,
+        "augment": None if protocol.families is None else str(protocol.families),
+    }
+    # The description of a user's own module does not say what it computes.
+    described = student.spec.get("name") in NAMES
+    return trained_or_kept(folder if described else None, key, sets, train_all)
+
+
+def _initial(student: Student, architecture: str, protocol: _Protocol) -> Tensor:
+    """The first parameters ``[networks, P]``, the same for every method."""
+    names = [(protocol.seed, "evaluation", architecture, k) for k in range(protocol.networks)]
+    first = [seeds.derive(*name, "init") for name in names]
+    return torch.stack([student.init(number, protocol.device) for number in first])
+
+
+def _distilled_contender(
+    name: str, distilled: DistilledSet, epochs: int, device: torch.device
+) -> _Contender:
     own = distilled.images.to(device), distilled.labels.to(device)
-    return _Contender(DISTILLED, float(distilled.lr), epochs, lambda _: own)
+    return _Contender(name, float(distilled.lr), epochs, lambda _: own)
 
 
 def _baseline_contender(
@@ -220,103 +299,13 @@ def _baseline_contender(
     return _Contender(name, lr, epochs, training_set)
 
 
-def _names(baselines: Sequence[str]) -> tuple[str, ...]:
-    names = (baselines,) if isinstance(baselines, str) else tuple(baselines)
-    for name in names:
-        if name not in BASELINES:
-            raise ValueError(f"baselines: got {name!r}; takes any of {', '.join(BASELINES)}")
-    return tuple(dict.fromkeys(names))
-
-
-def _check_data(distilled: DistilledSet, data: Data) -> Split:
-    if data.test is None or len(data.test) == 0:
-        raise ValueError(
-            f"data: got {data.name!r} without a test part; "
-            "load it with test= or with a test_fraction above 0"
-        )
-    shape = tuple(distilled.images.shape[1:])
-    if shape != tuple(data.sample_shape):
-        raise ValueError(
-            f"data: got samples of shape {tuple(data.sample_shape)}; "
-            f"the distilled set takes samples of shape {shape}"
-        )
-    if distilled.num_classes != data.num_classes:
-        raise ValueError(
-            f"data: got {data.num_classes} classes; the distilled set has {distilled.num_classes}"
-        )
-    if distilled.data_fingerprint != data.fingerprint:
-        warnings.warn(
-            f"the set was distilled from other data ({distilled.data_name!r}, fingerprint "
-            f"{distilled.data_fingerprint[:12]}) than it is evaluated with ({data.name!r}, "
-            f"fingerprint {data.fingerprint[:12]}); its test images may have been seen in "
-            "distillation, or its classes may be in another order",
-            UserWarning,
-            stacklevel=3,
-        )
-    return data.test
-
-
-def _students(
-    distilled: DistilledSet,
-    data: Data,
-    architectures: Sequence[str | Student] | str | Student | None,
-) -> dict[str, Student]:
-    own = distilled.student_spec.get("name")
-    wanted: Iterable[str | Student | None]
-    if architectures is None or isinstance(architectures, str | Student):
-        wanted = (architectures,)
-    else:
-        wanted = tuple(architectures)
-    students: dict[str, Student] = {}
-    for entry in wanted:
-        if isinstance(entry, Student):
-            name, student = str(entry.spec.get("name", "module")), entry
-            _check_student(name, student, data)
-        elif entry is None or entry == own:
-            name, student = str(own), distilled.student()
-        else:
-            name = entry
-            student = parse_student(name, tuple(data.sample_shape), data.num_classes)
-        if name in students:
-            raise ValueError(f"architectures: got {name!r} twice; takes different names")
-        students[name] = student
-    if not students:
-        raise ValueError("architectures: got none; takes at least one name or student")
-    return students
-
-
-def _check_student(name: str, student: Student, data: Data) -> None:
-    sample = data.train.images[:1]
-    logits = student.apply(student.init(0, sample.device, sample.dtype), sample)
-    if tuple(logits.shape) != (1, data.num_classes):
-        raise ValueError(
-            f"architectures: got a student {name!r} with output {tuple(logits.shape)} for one "
-            f"sample; takes one of shape (1, {data.num_classes})"
-        )
-
-
-def _space_of(distilled: DistilledSet, data: Data) -> Callable[[Tensor], Tensor]:
-    """Moves images of ``data`` into the space of ``distilled``."""
-    ours, theirs = distilled.transform, data.transform
-    ours_tensors, theirs_tensors = ours.tensors(), theirs.tensors()
-    if (
-        ours.kind == theirs.kind
-        and ours_tensors.keys() == theirs_tensors.keys()
-        and all(
-            torch.equal(ours_tensors[key].cpu(), theirs_tensors[key].cpu()) for key in ours_tensors
-        )
-    ):
-        return lambda images: images
-    return lambda images: ours.apply(theirs.invert(images.cpu()))
-
-
 def _warm_up(
-    student: Student, contender: _Contender, batch_size: int, families: Augmentation | None
+    student: Student, training_set: tuple[Tensor, Tensor], lr: float, protocol: _Protocol
 ) -> None:
-    """One untimed epoch: the first use of a network pays for set-up that no later one does."""
-    images, labels = contender.training_set(0)
-    options: dict[str, Any] = {"lr": contender.lr, "epochs": 1, "batch_size": batch_size}
-    train(student, student.init(0, images.device), images, labels, augment=families, **options)
+    """One untimed step: the first use of a network pays for set-up that no later one does."""
+    images, labels = (part[: protocol.batch_size] for part in training_set)
+    theta = student.init(0, images.device)
+    train(student, theta, images, labels, lr=lr, epochs=1, augment=protocol.families)
 
 
 def _on_last(epochs: int, call: Callable[[], object]) -> Callable[[int, int, Tensor], None]:
