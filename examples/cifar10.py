@@ -8,7 +8,7 @@
 or one of ``train_images.npy``, ``train_labels.npy`` and so on. Trains experts (only as far as the
 distillation looks), distils, evaluates, and leaves ``distilled.safetensors``, ``metrics.jsonl``,
 ``evaluation.json`` and ``budget.json`` in ``--out``. The same call goes on where an earlier one
-stopped. The budget is predicted from a few timed steps before anything else is done.
+stopped. The budget is what ``iadd_fast.plan`` predicts, before anything else is done.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,11 +26,11 @@ import torch
 
 import iadd_fast
 from iadd_fast.devices import resolve_device
-from iadd_fast.settings import DistillSettings
 from iadd_fast.specs import parse_spec
-from iadd_fast.training import train
 
 STAGES = ("experts", "distill", "evaluate")
+#: How the stages of a plan begin.
+PARTS = {"experts": "experts", "distill": "distillation", "evaluate": "evaluation"}
 
 
 @dataclass(frozen=True)
@@ -72,65 +71,31 @@ def make_plan(options: argparse.Namespace) -> Plan:
 
 
 def predict(plan: Plan, data: iadd_fast.Data, device: torch.device) -> dict[str, float]:
-    """Seconds of each stage, from the second of two timed steps of each kind."""
-    student = iadd_fast.students.parse_student(plan.student, data.sample_shape, data.num_classes)
-    theta = student.init(0, device)
-    settings = DistillSettings.of(**plan.distill)
-    count = plan.preset.images_per_class * data.num_classes
-    labels = torch.arange(data.num_classes, device=device).repeat_interleave(
-        plan.preset.images_per_class
+    """Seconds of each stage, as ``iadd_fast.plan`` predicts them."""
+    found = iadd_fast.plan(
+        data,
+        student=plan.student,
+        images_per_class=plan.preset.images_per_class,
+        experts=plan.experts,
+        distill=plan.distill,
+        evaluate={**plan.evaluate, "baselines": (), "full": False},
+        device=device,
     )
-    images = torch.randn(count, *data.sample_shape, device=device)
-    augment = iadd_fast.Augmentation.parse(settings.augment)
-
-    def training_step(size: int, batch: int) -> float:
-        """Of one step on ``batch`` images, or fewer where there are fewer."""
-        part = slice(0, min(size, batch))
-        real, wanted = data.train.images[part].to(device), data.train.labels[part].to(device)
-        return timed(
-            lambda: train(student, theta, real, wanted, lr=0.01, epochs=1, augment=augment), device
-        )
-
-    target = theta + 0.01 * torch.randn_like(theta)
-    outer = timed(
-        lambda: iadd_fast.trajectory_gradient(
-            student, theta, target, images, labels, settings.lr_init, steps=settings.steps,
-            batch_size=settings.batch_size, augment=augment,
-        ),
-        device,
-    )  # fmt: skip
-    batch = plan.experts["batch_size"]
-    epoch = math.ceil(len(data.train) / batch) * training_step(len(data.train), batch)
-    own = math.ceil(count / plan.evaluate["batch_size"])
-    own_epoch = own * training_step(count, plan.evaluate["batch_size"])
-    validations = min(10, settings.iterations)
-    validations *= settings.validation_networks * settings.validation_epochs
-    return {
-        "experts": plan.experts["count"] * plan.experts["epochs"] * epoch,
-        "distill": settings.iterations * outer + validations * own_epoch,
-        "evaluate": plan.evaluate["networks"] * plan.evaluate["epochs"] * own_epoch,
-    }
-
-
-def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of the second of two calls."""
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+    print(found.table())
+    seconds = {name: 0.0 for name in STAGES}
+    for stage in found.prediction.stages:
+        (name,) = (name for name in STAGES if stage.name.startswith(PARTS[name]))
+        seconds[name] += stage.seconds.middle
+    return seconds
 
 
 class Budget:
     """Predicted and taken seconds of each stage, kept in ``budget.json`` over all calls."""
 
-    def __init__(self, out: Path, predicted: dict[str, float]) -> None:
+    def __init__(self, out: Path, predict: Callable[[], dict[str, float]]) -> None:
         self.path = out / "budget.json"
         held = json.loads(self.path.read_text()) if self.path.is_file() else {}
-        self.predicted: dict[str, float] = held.get("predicted", predicted)
+        self.predicted: dict[str, float] = held["predicted"] if held else predict()
         self.taken: dict[str, float] = held.get("taken", dict.fromkeys(STAGES, 0.0))
         print("predicted: " + ", ".join(f"{s} {self.predicted[s] / 60:.1f} min" for s in STAGES))
 
@@ -183,7 +148,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     print(f"{preset.name}: {preset.source}")
     data = iadd_fast.load_data(options.data, normalise=preset.data["normalise"])
-    budget = Budget(options.out, predict(plan, data, device))
+    budget = Budget(options.out, lambda: predict(plan, data, device))
     experts = options.out / "experts"
     budget.stage(
         "experts",

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,17 +113,20 @@ class Work:
         return self.last
 
 
-def main() -> None:
-    """Answer until stdin ends; whatever else is printed goes to stderr."""
+def serve(make: Callable[..., Any]) -> None:
+    """Answer until stdin ends; whatever else is printed goes to stderr.
+
+    ``make`` takes what the first request holds; the methods of what it returns answer the others.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    work: Work | None = None
+    work: Any = None
     for line in sys.stdin:
         request = json.loads(line)
         name = request.pop("do")
         try:
             if work is None:
-                work = Work(**request)
+                work = make(**request)
                 answer: dict[str, Any] = {"answer": None}
             else:
                 answer = {"answer": getattr(work, name)(**request)}
@@ -133,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(Work)
