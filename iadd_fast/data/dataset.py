@@ -59,6 +59,9 @@ class Data:
         transform: what the images of all parts went through; ``transform.invert`` undoes it.
         fingerprint: SHA-256 (hex) of all raw training images, validation included, and their
             labels. Does not depend on the transform, the validation split or the test part.
+        test_rows: bool, one value for each training row of the source, true where the row was held
+            out for ``test`` (in this order); None where ``test`` has a source of its own or is
+            None.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Data:
     class_names: tuple[str, ...]
     transform: Transform
     fingerprint: str
+    test_rows: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
