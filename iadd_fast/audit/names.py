@@ -17,6 +17,8 @@ POLICIES = {
     "ranked": "ranked masks",
     "fisher": "Fisher weights",
 }
+#: Of a set that does not say what made it.
+UNKNOWN = "distilled set"
 INITIAL = {"real": "real images", "noise": "noise", "kmeans": "k-means centres"}
 
 
@@ -28,7 +30,7 @@ def method_name(distilled: DistilledSet) -> str:
         name = "gradient matching (DC)" if distilled.augment is None else "gradient matching (DSA)"
     else:
         policy = _policy(config.get("importance"))
-        name = f"{POLICIES[policy]} ({policy})" if policy in POLICIES else "distilled set"
+        name = f"{POLICIES[policy]} ({policy})" if policy in POLICIES else UNKNOWN
     return name if start is None else f"{name}, from {start}"
 
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.audit.explanation import explain
 from iadd_fast.audit.material import Material
-from iadd_fast.audit.names import method_name
+from iadd_fast.audit.names import UNKNOWN, method_name
 from iadd_fast.audit.privacy import privacy
 from iadd_fast.audit.representativeness import represent
 from iadd_fast.audit.slices import check_slices
@@ -143,13 +143,15 @@ def audit(
             bar.set_description(f"audit: {name}")
             parts[name] = measure()
             bar.update()
-    labels = {DISTILLED: f"distilled set: {method_name(distilled)}"}
+    own = method_name(distilled)
+    labels = {DISTILLED: own if own == UNKNOWN else f"distilled set: {own}"}
     labels |= {name: name for name in beside}
     settings = {
         "architecture": trained[0].architecture,
         "networks": networks,
         "seed": seed,
         "slices": sorted(slices or {}),
+        "distil_seconds": {name: other.summary.get("seconds") for name, other in beside.items()},
     }
     return Audit(evaluation=evaluation, labels=labels, settings=settings, **parts)
 

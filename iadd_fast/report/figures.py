@@ -1,27 +1,21 @@
-"""The plots of the report, as inline SVG text.
-
-Text and axes take the colour of the page (``currentColor``), so a plot is readable on a light and
-on a dark page and in print. Equal input gives equal text. Nothing here touches pyplot or its state.
-"""
+"""The plots of the run and of series, as inline SVG text."""
 
 from __future__ import annotations
 
-import colorsys
-import io
 import math
-import re
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from iadd_fast.report import drawing
+
 POINTS = 600
-_INK = "#010203"
-_LINE = "#3b7dd8"
+SERIES_POINTS = 240
+#: Letters in a line of a label beside an axis.
+LABEL_WIDTH = 24
 _LEGEND_ENTRIES = 12
 
 
@@ -35,61 +29,126 @@ def curve(
     the SVG and must be unique on the page.
     """
     x, y = thinned(iterations, values)
-    figure, axes = _axes(4.6, 2.7)
-    axes.plot(x, y, color=_LINE, linewidth=1.4, marker="o" if len(x) <= 30 else "", markersize=3)
+    figure, axes = drawing.axes_of(4.6, 2.7)
+    axes.plot(
+        x, y, color=drawing.LINE, linewidth=1.4, marker="o" if len(x) <= 30 else "", markersize=3
+    )
     finite = y[np.isfinite(y)]
     if len(finite) and finite.min() > 0 and finite.max() > 50 * finite.min():
         axes.set_yscale("log")
-    _label(axes, "iteration", ylabel)
-    return _svg(figure, alt, name)
+    drawing.label(axes, "iteration", ylabel)
+    return drawing.svg(figure, alt, name)
 
 
 def layer_bars(weights: Mapping[str, float], *, alt: str, name: str) -> Markup:
     """One horizontal bar a layer, first layer on top; a dashed line marks the weight 1 of MTT."""
-    figure, axes = _axes(4.6, 0.9 + 0.27 * len(weights))
+    figure, axes = drawing.axes_of(4.6, 0.9 + 0.27 * len(weights))
     positions = list(range(len(weights)))
-    axes.barh(positions, list(weights.values()), color=_LINE, height=0.7)
-    axes.axvline(1.0, color=_INK, linewidth=0.8, linestyle="--")
-    axes.set_yticks(positions, list(weights))
-    for label in axes.get_yticklabels():
-        label.set_parse_math(False)
+    axes.barh(positions, list(weights.values()), color=drawing.LINE, height=0.7)
+    axes.axvline(1.0, color=drawing.INK, linewidth=0.8, linestyle="--")
+    labels = [textwrap.fill(label, LABEL_WIDTH) for label in weights]
+    axes.set_yticks(positions, labels, parse_math=False)
     axes.invert_yaxis()
-    _label(axes, "mean squared weight", "")
+    drawing.label(axes, "mean squared weight", "")
     axes.grid(False, axis="y")
-    return _svg(figure, alt, name)
+    return drawing.svg(figure, alt, name)
 
 
 def layer_courses(
     iterations: Sequence[float], courses: Mapping[str, Sequence[float]], *, alt: str, name: str
 ) -> Markup:
     """The mean squared weight of each layer over the run, first layer blue, last layer red."""
-    figure, axes = _axes(4.6, 3.2)
-    colours = _colours(len(courses))
+    figure, axes = drawing.axes_of(4.6, 3.2)
+    colours = drawing.colours(len(courses))
     for (layer, values), colour in zip(courses.items(), colours, strict=True):
         x, y = thinned(iterations, values)
         axes.plot(x, y, color=colour, linewidth=1.4, label=layer)
-    _label(axes, "iteration", "mean squared weight")
+    drawing.label(axes, "iteration", "mean squared weight")
     if len(courses) <= _LEGEND_ENTRIES:
-        legend = figure.legend(
-            *axes.get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=2,
-            fontsize=8,
-            frameon=False,
-            labelcolor=_INK,
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
-    return _svg(figure, alt, name)
+        drawing.legend(figure, axes)
+    return drawing.svg(figure, alt, name)
+
+
+def dots(
+    labels: Sequence[str],
+    values: Sequence[Sequence[float]],
+    intervals: Sequence[Sequence[float] | None],
+    *,
+    marked: Sequence[bool],
+    xlabel: str,
+    alt: str,
+    name: str,
+) -> Markup:
+    """A row for each label, first on top: its values as dots below their mean and its interval.
+
+    ``marked`` rows, those the plot is about, take the page's accent colour.
+    """
+    wrapped = [textwrap.fill(label, LABEL_WIDTH) for label in labels]
+    lines = sum(max(2, text.count("\n") + 1) for text in wrapped)
+    figure, axes = drawing.axes_of(4.6, 0.7 + 0.17 * lines)
+    places = []
+    place = 0.0
+    for text, own, ends, is_marked in zip(wrapped, values, intervals, marked, strict=True):
+        height = max(2, text.count("\n") + 1)
+        place += height / 2
+        places.append(place)
+        colour = drawing.LINE if is_marked else drawing.INK
+        axes.scatter(own, [place + 0.45] * len(own), s=9, color=colour, alpha=0.6, linewidths=0)
+        if ends is not None:
+            axes.plot(ends, [place, place], color=colour, linewidth=1.6)
+        axes.plot([float(np.mean(own))], [place], "D", color=colour, markersize=4.5)
+        place += height / 2
+    axes.set_yticks(places, wrapped, parse_math=False)
+    axes.set_ylim(place, 0.0)
+    axes.margins(x=0.06)
+    axes.grid(False, axis="y")
+    drawing.label(axes, xlabel, "")
+    return drawing.svg(figure, alt, name)
+
+
+def totals(
+    costs: Mapping[str, tuple[float, float]], limit: float, *, marked: str, alt: str, name: str
+) -> Markup:
+    """Seconds spent after so many trainings, up to ``limit``: (once, for each) of every label."""
+    figure, axes = drawing.axes_of(4.6, 2.7)
+    for label, (once, each) in costs.items():
+        colour, style = (drawing.LINE, "-") if label == marked else (drawing.INK, "--")
+        ends = [once, once + limit * each]
+        axes.plot([0.0, limit], ends, style, color=colour, linewidth=1.4, label=label)
+    axes.set_xlim(0.0, limit)
+    axes.set_ylim(bottom=0.0)
+    drawing.label(axes, "trainings", "seconds in all")
+    drawing.legend(figure, axes)
+    return drawing.svg(figure, alt, name)
 
 
 def series_lines(series: Tensor, *, alt: str, name: str) -> Markup:
-    """The channels of one series ``[C, L]`` over time."""
-    figure, axes = _axes(3.2, 1.9)
-    for channel, colour in zip(series.tolist(), _colours(len(series)), strict=True):
-        axes.plot(channel, color=colour, linewidth=1.2)
-    _label(axes, "time step", "")
-    return _svg(figure, alt, name)
+    """The channels of one series ``[C, L]`` over time, between their least and largest value.
+
+    Written without matplotlib: a page may hold hundreds of them.
+    """
+    values = series.double().numpy()
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    width, height, margin = 160.0, 96.0, 13.0
+    across = width / max(values.shape[1] - 1, 1)
+    down = (height - 2 * margin) / ((high - low) or 1.0)
+    lines = []
+    for channel, colour in zip(values, drawing.colours(len(values)), strict=True):
+        x, y = thinned(list(range(len(channel))), channel.tolist(), SERIES_POINTS)
+        kept = np.isfinite(y)
+        places = zip(x[kept] * across, height - margin - (y[kept] - low) * down, strict=True)
+        points = " ".join(f"{right:.1f},{below:.1f}" for right, below in places)
+        stroke = "#" + "".join(f"{round(255 * part):02x}" for part in colour)
+        lines.append(f'<polyline points="{points}" stroke="{stroke}"/>')
+    text = '<text class="text" fill="currentColor" x="1" y="{y}">{value:.3g}</text>'
+    alt = escape(alt)
+    return Markup(
+        f'<svg id="{name}" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{alt}" '
+        f'font-size="10" stroke-width="1.2" stroke-linejoin="round" fill="none">'
+        f"<title>{alt}</title>{''.join(lines)}"
+        f"{text.format(y=9, value=high)}{text.format(y=height - 4, value=low)}</svg>"
+    )
 
 
 def thinned(
@@ -109,48 +168,3 @@ def thinned(
     lengths = np.diff(np.append(starts, len(x)))
     means = np.divide(sums, counts, out=np.full(len(starts), np.nan), where=counts > 0)
     return np.add.reduceat(x, starts) / lengths, means
-
-
-def _colours(count: int) -> list[tuple[float, float, float]]:
-    """From blue to red at a lightness that stands out from a light and from a dark page."""
-    return [
-        colorsys.hls_to_rgb(0.6 * (1.0 - index / max(count - 1, 1)), 0.5, 0.65)
-        for index in range(count)
-    ]
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0.0)
-    axes = figure.subplots()
-    axes.patch.set_alpha(0.0)
-    axes.grid(True, color=_INK, alpha=0.15, linewidth=0.6)
-    axes.tick_params(colors=_INK, labelsize=8)
-    for side, spine in axes.spines.items():
-        spine.set_color(_INK)
-        spine.set_visible(side in ("left", "bottom"))
-    return figure, axes
-
-
-def _label(axes: Axes, xlabel: str, ylabel: str) -> None:
-    axes.set_xlabel(xlabel, color=_INK, fontsize=9)
-    axes.set_ylabel(ylabel, color=_INK, fontsize=9)
-
-
-def _svg(figure: Figure, alt: str, name: str) -> Markup:
-    FigureCanvasSVG(figure)
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=nothing)
-    text = buffer.getvalue()
-    view_box = re.search(r'viewBox="([^"]+)"', text)
-    assert view_box is not None
-    body = text[text.index(">", view_box.end()) + 1 :]
-    body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = body.replace("xlink:href", "href").replace(_INK, "currentColor")
-    # matplotlib's ids are random and repeat between figures of one page
-    for number, identity in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', body))):
-        pattern = rf'(id="|href="#|url\(#){re.escape(identity)}(?=["\)])'
-        body = re.sub(pattern, rf"\g<1>{name}-{number}", body)
-    opening = f'<svg viewBox="{view_box.group(1)}" role="img" aria-label="{escape(alt)}">'
-    return Markup(opening + f"<title>{escape(alt)}</title>" + body)
