@@ -1,18 +1,17 @@
-"""The demo: handwritten digits, one synthetic image a class, beside real images and full data."""
+"""The demo: handwritten digits, one synthetic image a class, and the whole report on them."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from iadd_fast.artifacts import DistilledSet
-from iadd_fast.artifacts.files import read_json, write_json
-from iadd_fast.data import Data, load_data
+from iadd_fast.artifacts.files import write_json
+from iadd_fast.audit import Audit, audit
+from iadd_fast.audit.names import names_of
+from iadd_fast.data import load_data
 from iadd_fast.distillation import distill
-from iadd_fast.evaluation import evaluate
 from iadd_fast.evaluation_rows import Evaluation
 from iadd_fast.experts import train_experts
 from iadd_fast.report import write_report
@@ -27,20 +26,29 @@ DISTILL: dict[str, Any] = {
     "max_start_epoch": 6,
     "lr_images": 10.0,
 }
-EVALUATION: dict[str, Any] = {"networks": 5, "epochs": 300, "full_epochs": 50}
+#: Sets beside the one the report is about, by the folder each goes to.
+BESIDE: dict[str, dict[str, Any]] = {
+    "uniform": {"importance": "uniform", **DISTILL},
+    "similarity": {"importance": "similarity", **DISTILL},
+    "gradient": {"method": "gradient", "student": STUDENT, "iterations": 300},
+    "noise": {"initial": "noise", **DISTILL},
+    "kmeans": {"initial": "kmeans", **DISTILL},
+}
+AUDIT: dict[str, Any] = {"networks": 5, "epochs": 300, "full_epochs": 50}
 
 
-def run_demo(out: Path, progress: bool = True) -> Evaluation:
+def run_demo(out: Path, progress: bool = True) -> Audit:
     """Digits to a report page in ``out``; what is already there is not done again.
 
-    Writes ``experts/``, ``distilled.safetensors``, ``metrics.jsonl``, ``evaluation.json``,
-    ``result.json`` and ``index.html``, and prints the table and where the page is.
+    Writes ``experts/``, ``distilled.safetensors``, ``metrics.jsonl``, the sets of other methods in
+    ``beside/``, ``evaluation.json``, ``result.json``, ``report.json`` and ``index.html``, and
+    prints the table and where the page is.
 
     Raises:
         ValueError: ``out`` holds a run with other settings.
     """
-    # At 8x8 a second thread buys nothing (97 s against 100 s), and where other work shares the
-    # cores, threads that wait for each other take many times as long.
+    # At 8x8 a second thread buys nothing, and where other work shares the cores, threads that wait
+    # for each other take many times as long.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -49,22 +57,38 @@ def run_demo(out: Path, progress: bool = True) -> Evaluation:
         torch.set_num_threads(threads)
 
 
-def _run(out: Path, progress: bool) -> Evaluation:
+def _run(out: Path, progress: bool) -> Audit:
     data = load_data(DATA)
     experts = train_experts(data, STUDENT, out / "experts", progress=progress, **EXPERTS)
     distilled = distill(data, experts, 1, out=out, progress=progress, **DISTILL)
-    evaluation = _evaluated(distilled, data, out, progress)
-    write_json(out / "result.json", result(evaluation))
+    others = []
+    for folder, settings in BESIDE.items():
+        teachers = None if settings.get("method") == "gradient" else experts
+        target = out / "beside" / folder
+        others.append(distill(data, teachers, 1, out=target, progress=progress, **settings))
+    measured = audit(
+        distilled,
+        data,
+        beside=dict(zip(names_of(others), others, strict=True)),
+        metrics=out / "metrics.jsonl",
+        keep=out / "networks",
+        progress=progress,
+        **AUDIT,
+    )
+    write_json(out / "evaluation.json", measured.evaluation.to_dict())
+    write_json(out / "result.json", result(measured.evaluation))
     page = write_report(
         out,
         distilled,
-        evaluation=evaluation,
+        audit=measured,
+        data=data,
         metrics=out / "metrics.jsonl",
         command=f"iadd-fast demo --out {out}",
+        report_command=f"iadd-fast demo --out {out}",
     )
-    print(evaluation.table())
+    print(measured.evaluation.table())
     print(f"page: {page}")
-    return evaluation
+    return measured
 
 
 def result(evaluation: Evaluation) -> dict[str, Any]:
@@ -75,20 +99,3 @@ def result(evaluation: Evaluation) -> dict[str, Any]:
         "seconds": {name: row.seconds for name, row in rows.items()},
         "bytes": {name: row.bytes for name, row in rows.items()},
     }
-
-
-def _evaluated(distilled: DistilledSet, data: Data, out: Path, progress: bool) -> Evaluation:
-    """The evaluation in ``out`` if it is of this set and these settings, else a new one."""
-    path = out / "evaluation.json"
-    digest = hashlib.sha256((out / "distilled.safetensors").read_bytes()).hexdigest()
-    wanted = {"set_sha256": digest, "arguments": EVALUATION}
-    if path.is_file():
-        try:
-            held = read_json(path)
-            if {name: held[name] for name in wanted} == wanted:
-                return Evaluation.from_dict(held)
-        except (ValueError, KeyError, TypeError):
-            pass  # not written by this version: measure again
-    evaluation = evaluate(distilled, data, progress=progress, **EVALUATION)
-    write_json(path, {**evaluation.to_dict(), **wanted})
-    return evaluation
