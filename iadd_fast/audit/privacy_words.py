@@ -8,6 +8,9 @@ from typing import Any
 from iadd_fast.audit.membership import DISTANCE, ON_STUDENTS, excess
 from iadd_fast.evaluation import DISTILLED, FULL
 
+#: An interval of an AUC that holds "nothing" and is wider than this says nothing: an attack that
+#: works well would lie in it too.
+UNRESOLVED = 0.2
 STUDENTS = {
     FULL: "students of the full data",
     "random": "students of real subsets of the same size",
@@ -36,23 +39,35 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def is_unresolved(low: float, high: float) -> bool:
+    """Whether the interval of an AUC less one half holds 0 and much else."""
+    return low <= 0 <= high and high - low > UNRESOLVED
+
+
 def _in_short(own: Mapping[str, Any], targets: Sequence[Mapping[str, Any]]) -> str:
     found: list[str] = []
     sought: list[str] = []
+    unresolved: list[str] = []
     (found if own["flagged"] else sought).append("near copies of training records")
     for target in targets:
         names = [name for name in (target["worst"], DISTANCE) if name in target["attacks"]]
-        leaks = any(excess(target["attacks"][name])[1][0] > 0 for name in names)
+        intervals = [excess(target["attacks"][name])[1] for name in names]
+        leaks = any(low > 0 for low, _ in intervals)
+        wide = any(is_unresolved(*ends) for ends in intervals)
         what = (
             "a way to tell its first images from other records"
             if target["population"] == "initial images"
             else "a way to tell training records from others"
         )
         if names:
-            (found if leaks else sought).append(what)
+            (found if leaks else unresolved if wide else sought).append(what)
     parts = [
         f"{told}: {'; '.join(items)}"
-        for told, items in (("Found", found), ("Looked for and not found", sought))
+        for told, items in (
+            ("Found", found),
+            ("Looked for and not found", sought),
+            ("Too few records to say", unresolved),
+        )
         if items
     ]
     return ". ".join(parts) + ". What was not looked for stands at the end of the section."
@@ -110,6 +125,8 @@ def _membership(target: Mapping[str, Any]) -> str:
         finding = "finds members"
     elif high < 0:
         finding = "takes non-members for members"
+    elif is_unresolved(low, high):
+        finding = "has too few records to say"
     else:
         finding = "does not tell members from non-members"
     return (
@@ -131,6 +148,8 @@ def _distance(target: Mapping[str, Any]) -> list[str]:
         else "training records"
     )
     finding = "tells" if low > 0 else "does not tell"
+    if is_unresolved(low, high):
+        finding = "is of too few records to tell"
     against = "the control" if controlled else "guessing"
     return [
         f"From the set alone, the distance of a record to the nearest synthetic sample {finding} "

@@ -43,6 +43,11 @@ def interval(ends: Sequence[float] | None, digits: int = 1, sign: str = "") -> s
     return f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}"
 
 
+def ratio(value: float) -> str:
+    """Such as "1.53" or "6,000": three digits, all of a whole number above."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def listed(words: Sequence[str]) -> str:
     """ "a, b and c"."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -19,6 +19,7 @@ from iadd_fast.audit.membership import excess, membership
 from iadd_fast.audit.origins import initial_records
 from iadd_fast.audit.populations import imbalance, records_of
 from iadd_fast.audit.privacy import privacy
+from iadd_fast.audit.privacy_words import is_unresolved
 from iadd_fast.audit.scores import scores_of
 from iadd_fast.data import Data, Split
 from iadd_fast.data.transform import Identity
@@ -366,3 +367,14 @@ def test_too_few_test_records_are_an_error() -> None:
     test.images[:2] = data.train.images[:2]
     with pytest.raises(ValueError, match="data: got 1 test records"):
         privacy(material_of(data, distilled_of(data), {}))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "unresolved"),
+    [(-0.3, 0.4, True), (-0.04, 0.06, False), (0.1, 0.5, False), (-0.5, -0.1, False)],
+)
+def test_an_interval_that_holds_everything_is_no_finding(
+    low: float, high: float, unresolved: bool
+) -> None:
+    """Breaks when ten records that could say nothing are reported as an attack that fails."""
+    assert is_unresolved(low, high) is unresolved

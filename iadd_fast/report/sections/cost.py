@@ -10,7 +10,7 @@ from iadd_fast.artifacts import DistilledSet
 from iadd_fast.evaluation import DISTILLED, FULL
 from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
 from iadd_fast.report import figures
-from iadd_fast.report.words import METHODS, breakable, count, duration, listed, size
+from iadd_fast.report.words import METHODS, breakable, count, duration, listed, ratio, size
 
 COLUMNS = [
     ("method", False),
@@ -130,7 +130,7 @@ def view(measured: Mapping[str, Any]) -> dict[str, Any]:
                 None if row["time_share"] is None else f"{100 * row['time_share']:.3g} %",
                 f"{row['samples']:,}",
                 f"{row['bytes']:,}",
-                None if row["storage_ratio"] is None else f"{row['storage_ratio']:,.3g}",
+                None if row["storage_ratio"] is None else ratio(row["storage_ratio"]),
             ]
             for row in rows
         ],

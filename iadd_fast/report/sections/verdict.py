@@ -7,9 +7,10 @@ from typing import Any
 
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.audit.membership import excess
+from iadd_fast.audit.privacy_words import is_unresolved
 from iadd_fast.baselines import BASELINES
 from iadd_fast.evaluation import DISTILLED, FULL
-from iadd_fast.report.words import METHODS, count, duration, interval
+from iadd_fast.report.words import METHODS, count, duration, interval, ratio
 
 Part = Mapping[str, Any]
 
@@ -192,7 +193,9 @@ def _against(entry: Part) -> str:
         return f"{entry['difference']:+.1f} points (uncertainty not known) against"
     if not entry["exceeds"]:
         ends = interval(entry["interval"], 1, "+")
-        return f"no shown difference ({entry['difference']:+.1f} points, {ends}) from"
+        low, high = entry["interval"]
+        note = "" if low <= 0 <= high else "; too uncertain for the number of comparisons here"
+        return f"no shown difference ({entry['difference']:+.1f} points, {ends}{note}) from"
     side = "above" if entry["difference"] > 0 else "below"
     ends = interval(sorted(abs(end) for end in entry["interval"]))
     return f"{abs(entry['difference']):.1f} points ({ends}) {side}"
@@ -211,7 +214,7 @@ def _cost_sentence(numbers: Part) -> str:
         )
     text += (
         f" instead of {duration(full['seconds'])}, on {own['bytes']:,} instead of "
-        f"{full['bytes']:,} bytes (1/{own['storage_ratio']:,.3g})."
+        f"{full['bytes']:,} bytes (1/{ratio(own['storage_ratio'])})."
     )
     text += _distilling(found)
     if even is None:
@@ -303,6 +306,8 @@ def _leaked_words(leaked: Part) -> list[str]:
     whom = "its first images" if strongest["population"] == "initial images" else "training records"
     against = "a control" if strongest["controlled"] else "guessing"
     finding = "tell" if low > 0 else "do not tell"
+    if is_unresolved(low, high):
+        finding = "have too few records to tell"
     return [
         f"{copies}; attacks {finding} {whom} from others (strongest AUC {strongest['auc']:.3f}, "
         f"{strongest['excess']:+.3f} against {against}, {low:+.3f} to {high:+.3f})."
