@@ -118,7 +118,7 @@ def test_the_parts_measure_on_the_networks_of_the_evaluation(seen: dict[str, Any
 def test_parts_of_the_data_come_in_the_space_of_the_set(seen: dict[str, Any]) -> None:
     """Breaks when distances are measured between images of two normalisations."""
     shifted = Standardise(torch.tensor([0.5]), torch.tensor([2.0]))
-    moved = {
+    moved: dict[str, Any] = {
         name: Split(shifted.apply(getattr(DATA, name).images), getattr(DATA, name).labels)
         for name in ("train", "validation", "test")
     }
@@ -169,7 +169,7 @@ def test_a_whole_audit_is_json_and_repeatable() -> None:
     """Breaks when a part holds NaN, an array or a draw without a seed, or fails on a small set."""
     # a ConvNet, whose influence the fused engine finds in a tenth of the time
     student = convnet(channels=1, classes=CLASSES, image_size=8, width=4, depth=1)
-    larger = {
+    larger: dict[str, Any] = {
         name: Split(getattr(DATA, name).images.repeat(1, 1, 2, 2), getattr(DATA, name).labels)
         for name in ("train", "validation", "test")
     }
