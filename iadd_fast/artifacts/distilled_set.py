@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from iadd_fast.artifacts.exports import export_folder, export_parquet
 from iadd_fast.artifacts.files import check_schema, load_tensors, save_tensors
-from iadd_fast.artifacts.mtt import save_mtt_set
+from iadd_fast.artifacts.mtt import load_mtt_set, save_mtt_set
+from iadd_fast.augment import Augmentation
+from iadd_fast.data.dataset import Data
 from iadd_fast.data.transform import Transform, transform_from
-from iadd_fast.students import NAMES, Student, build
+from iadd_fast.students import NAMES, Student, build, for_data, parse_student
 
 SCHEMA = 1
 KIND = "distilled set"
@@ -117,12 +120,85 @@ class DistilledSet:
 
         Read by MTT, DC-BENCH, DATM's evaluator and DD-Ranking. The images are in transformed space.
         Soft labels are written as log-probabilities, because those tools take logits and apply the
-        softmax themselves.
+        softmax themselves. :meth:`from_mtt` reads the files back: samples, hard labels and lr
+        exactly, soft labels to the rounding of float32.
         """
         labels = self.labels
         if labels.is_floating_point():
             labels = labels.clamp_min(torch.finfo(labels.dtype).tiny).log()
         save_mtt_set(folder, self.images, labels, self.lr)
+
+    @classmethod
+    def from_mtt(
+        cls,
+        path: str | Path,
+        data: Data,
+        student: Student | str | None = None,
+        *,
+        transform: Transform | None = None,
+        lr: float | None = None,
+        augment: str | Augmentation | None = "auto",
+        experiment: int = 0,
+    ) -> DistilledSet:
+        """A set in MTT's layout (:meth:`to_mtt`; MTT, TESLA, FTD, DATM), or DC's or DSA's.
+
+        Those files hold samples and labels, most a learning rate; the rest has to come from
+        ``data`` and from the caller. What they do not say is not made up: ``config`` is empty.
+
+        Args:
+            path: see :func:`~iadd_fast.artifacts.mtt.load_mtt_set`.
+            data: the data it was distilled from: class names, name, fingerprint.
+            student: the network it is for; default: the ConvNet of the data's shape (width 128).
+            transform: the space of the images; default: that of ``data``. The scripts normalise
+                CIFAR-10 and CIFAR-100 by mean (0.4914, 0.4822, 0.4465) and std (0.2023, 0.1994,
+                0.2010), which are not the ones of the data: give ``Standardise`` with those.
+            lr: the learning rate to train with, before that of the files. MTT saves none; DC and
+                DSA evaluate with 0.01.
+            augment: what networks are trained with on it; ``"auto"``: DSA for images.
+            experiment: which of the sets in DC's or DSA's file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the files hold something else or do not fit ``data``, or ``lr`` is missing.
+        """
+        read = load_mtt_set(path, experiment)
+        if lr is None and read.lr is None:
+            raise ValueError(f"lr: missing; there is none beside {read.where}")
+        shape = tuple(read.images.shape[1:])
+        if shape != data.sample_shape:
+            raise ValueError(
+                f"{read.where}: holds samples of shape {shape}; those of {data.name!r} have "
+                f"{data.sample_shape}"
+            )
+        if student is None:
+            student = for_data(shape, data.num_classes)
+        elif isinstance(student, str):
+            student = parse_student(student, shape, data.num_classes)
+        if augment == "auto":
+            augment = "dsa" if len(shape) == 3 else None
+        families = Augmentation.parse(augment)
+        try:
+            return cls(
+                images=read.images,
+                labels=read.labels,
+                lr=read.lr if lr is None else lr,  # type: ignore[arg-type]
+                class_names=data.class_names,
+                transform=data.transform if transform is None else transform,
+                student_spec=student.spec,
+                augment=None if families is None else str(families),
+                data_name=data.name,
+                data_fingerprint=data.fingerprint,
+            )
+        except ValueError as error:
+            raise ValueError(f"{read.where}: {error}") from None
+
+    def to_folder(self, path: str | Path, pixel_range: tuple[float, float] = (0.0, 1.0)) -> None:
+        """Export as class folders of PNG files (series: as arrays); see :func:`export_folder`."""
+        export_folder(self, path, pixel_range)
+
+    def to_parquet(self, path: str | Path, pixel_range: tuple[float, float] = (0.0, 1.0)) -> None:
+        """Export as a Parquet file for Hugging Face ``datasets``; see :func:`export_parquet`."""
+        export_parquet(self, path, pixel_range)
 
     def save(self, path: str | Path) -> None:
         """Write everything into the one safetensors file ``path``, whole or not at all.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +18,16 @@ from iadd_fast.artifacts.files import existing_file, write_atomically
 from iadd_fast.students import Student
 
 _BUFFER_NAME = re.compile(r"replay_buffer_(\d+)\.pt")
+_IMAGES_NAME = re.compile(r"(?P<before>.*?)images(?P<after>_(best|\d+)\.pt)")
+_SET = "images_best.pt or images_N.pt with the labels beside it, or DC's and DSA's res_*.pt"
+_SCALAR = np.float64(0).__reduce__()[0]
+#: DC's and DSA's files hold accuracies as NumPy numbers: plain data, but a class torch asks about.
+_NUMPY_NUMBERS: list[Any] = [
+    np.dtype,
+    type(np.dtype(np.float64)),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]
 
 
 def load_mtt_buffers(path: str | Path, student: Student | None = None) -> MemoryExperts:
@@ -52,6 +65,59 @@ def load_mtt_buffers(path: str | Path, student: Student | None = None) -> Memory
     return MemoryExperts(trajectories)
 
 
+@dataclass(frozen=True, eq=False)
+class MTTSet:
+    """What a set of MTT's layout holds.
+
+    Attributes:
+        images: float ``[N, C, ...]`` in the space networks are trained in.
+        labels: int64 ``[N]``, or float probabilities ``[N, classes]``.
+        lr: the learning rate, None where no file holds it.
+        where: the file of the images.
+    """
+
+    images: Tensor
+    labels: Tensor
+    lr: float | None
+    where: Path
+
+
+def load_mtt_set(path: str | Path, experiment: int = 0) -> MTTSet:
+    """A distilled set from the files of MTT, TESLA, FTD, DATM and their kin, or of DC and DSA.
+
+    Soft labels are logits in these files: the softmax is taken, in float64, unless their rows are
+    probabilities already (none below 0, sum 1).
+
+    Args:
+        path: a folder with ``images_best.pt``; or a file ``images_best.pt``, ``images_N.pt`` or
+            ``ema_images_N.pt``. The files ``labels_...`` and, where there is one, ``lr_...`` are
+            named alike and lie beside it. Or a file ``res_*.pt`` of DC's or DSA's ``main.py``.
+        experiment: which of the sets in a ``res_*.pt``.
+
+    Raises:
+        FileNotFoundError: there is no such file, or none of the labels.
+        ValueError: the name is another, or a file holds something else. All are loaded with
+            ``weights_only=True``: code in them never runs.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _images_file(path)
+    match = _IMAGES_NAME.fullmatch(existing_file(path).name)
+    if match is None:
+        return _load_dc_set(path, experiment)
+    if experiment != 0:
+        raise ValueError(f"experiment: got {experiment}, but {path} holds one set; takes 0")
+    partner = f"{match['before']}{{}}{match['after']}"
+    rate = path.with_name(partner.format("lr"))
+    labels = path.with_name(partner.format("labels"))
+    return MTTSet(
+        _images(_load(path), str(path)),
+        _labels(_load(existing_file(labels)), str(labels)),
+        _number(_load(rate), str(rate)) if rate.is_file() else None,
+        path,
+    )
+
+
 def save_mtt_set(folder: str | Path, images: Tensor, labels: Tensor, lr: float) -> None:
     """Write a distilled set as ``images_best.pt``, ``labels_best.pt`` and ``lr_best.pt``.
 
@@ -63,7 +129,7 @@ def save_mtt_set(folder: str | Path, images: Tensor, labels: Tensor, lr: float) 
         images: ``[N, C, ...]`` in the space networks are trained in (normalised or whitened).
         labels: int64 ``[N]``, or soft ones as logits ``[N, classes]`` (DATM's evaluator applies the
             softmax itself).
-        lr: the learned learning rate; stored as a float32 tensor without dimensions.
+        lr: the learned learning rate; stored as a float64 tensor without dimensions.
 
     Raises:
         ValueError: as many labels as images are needed.
@@ -73,7 +139,7 @@ def save_mtt_set(folder: str | Path, images: Tensor, labels: Tensor, lr: float) 
     files = {
         "images_best.pt": images,
         "labels_best.pt": labels,
-        "lr_best.pt": torch.tensor(float(lr)),
+        "lr_best.pt": torch.tensor(float(lr), dtype=torch.float64),
     }
     for name, tensor in files.items():
         # Cloned, because torch.save writes the whole memory that a view belongs to.
@@ -94,16 +160,80 @@ def _buffer_files(path: Path) -> list[Path]:
     return [entry for _, entry in sorted(numbered)]
 
 
+def _images_file(folder: Path) -> Path:
+    best = folder / "images_best.pt"
+    if best.is_file():
+        return best
+    found = sorted(entry.name for entry in folder.glob("*.pt"))
+    if not found:
+        raise FileNotFoundError(f"{folder}: no .pt file in this folder; takes {_SET}")
+    shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+    raise ValueError(f"{folder}: has no images_best.pt; name one of its files: {shown}")
+
+
+def _load_dc_set(path: Path, experiment: int) -> MTTSet:
+    content = _load(path)
+    sets = content.get("data") if isinstance(content, Mapping) else None
+    if not isinstance(sets, list) or not sets:
+        raise ValueError(f"{path}: is no distilled set; takes {_SET}")
+    if not 0 <= experiment < len(sets):
+        raise ValueError(
+            f"experiment: got {experiment}; takes 0 to {len(sets) - 1}, for {path} holds "
+            f"{len(sets)} sets"
+        )
+    where = f"{path}: data[{experiment}]"
+    if not isinstance(sets[experiment], list | tuple) or len(sets[experiment]) != 2:
+        raise ValueError(f"{where}: is no pair of images and labels; takes {_SET}")
+    images, labels = sets[experiment]
+    return MTTSet(_images(images, where), _labels(labels, where), None, path)
+
+
+def _images(value: Any, where: str) -> Tensor:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise ValueError(f"{where}: got {_kind(value)}; takes a float tensor of images")
+    return value.detach()
+
+
+def _labels(value: Any, where: str) -> Tensor:
+    if isinstance(value, Tensor):
+        value = value.detach()
+        if value.dtype == torch.int64 and value.ndim == 1:
+            return value
+        if value.is_floating_point() and value.ndim == 2:
+            exact = value.double()
+            are_probabilities = bool((exact >= 0).all() and ((exact.sum(1) - 1).abs() < 1e-3).all())
+            return value if are_probabilities else exact.softmax(1).to(value.dtype)
+    raise ValueError(
+        f"{where}: got {_kind(value)}; takes labels torch.int64 (N,) or soft ones as logits, "
+        "floats (N, classes)"
+    )
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{where}: got {_kind(value)}; takes one number, the learning rate")
+    return float(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
 def _load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:
         # torch's own text advises weights_only=False, which would run whatever is in the file.
         forbidden = re.search(r"GLOBAL (\S+)", str(error))
         reason = (
-            f"it refers to {forbidden[1]}, which may run code; only tensors in lists are loaded"
+            f"it refers to {forbidden[1]}, which may run code; only tensors and numbers are loaded"
             if forbidden
             else f"it is damaged or no PyTorch file ({type(error).__name__})"
         )

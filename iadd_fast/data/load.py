@@ -21,18 +21,19 @@ from iadd_fast.data.sources import (
     idx,
     numpy_files,
     torch_dataset,
+    ucr,
 )
 from iadd_fast.data.sources.part import Part, Source
 from iadd_fast.data.transform import NORMALISATIONS, Transform, fit
 from iadd_fast.seeds import generator
 
 _TAKES = (
-    "'digits', the path of a folder, .npz or .npy file, an array or tensor with labels=, or a "
-    "torch Dataset of (image, label) items"
+    "'digits', the path of a folder, .npz, .npy or UCR's .tsv file, an array or tensor with "
+    "labels=, or a torch Dataset of (image, label) items"
 )
 _FOLDERS = (
     "IDX files (train-images-idx3-ubyte...), CIFAR batches (data_batch_1... or train and test), "
-    "images.npy and labels.npy, or one folder of images per class"
+    "images.npy and labels.npy, NAME_TRAIN.tsv and NAME_TEST.tsv, or one folder of images per class"
 )
 
 
@@ -61,6 +62,9 @@ def load_data(
             * a folder of class folders of images (with ``train``, ``val`` and ``test`` above them
               where there are such parts), of IDX files, of CIFAR-10's or CIFAR-100's Python
               batches, or of ``[train_|val_|test_]images.npy`` and ``...labels.npy``;
+            * a folder of ``NAME_TRAIN.tsv`` and ``NAME_TEST.tsv`` of the UCR archive (label first),
+              or one of the two files where the folder holds more data sets: series (N, 1, L) of one
+              length without missing values;
             * an ``.npz`` (images and labels, x and y, or train_images, train_labels, val_...,
               test_...), or an ``.npy`` of images with ``labels``;
             * an array or tensor with ``labels``: (N, C, H, W), (N, H, W, C) or (N, H, W), or as
@@ -120,12 +124,14 @@ def load_data(
             f"({_names(values, read)[0]!r}); expected two classes or more"
         )
     images = training.images
-    test_images, test_targets = None, None
+    test_images, test_targets, test_rows = None, None, None
     if tested is not None:
         test_images, test_targets = tested.images, _targets(tested, values)
     elif test_fraction > 0:
         rest, held = _hold_out(targets, test_fraction, seed, "test")
         test_images, test_targets = images[held], targets[held]
+        test_rows = torch.zeros(len(images), dtype=torch.bool)
+        test_rows[torch.from_numpy(held)] = True
         images, targets = images[rest], targets[rest]
 
     held_out = 0
@@ -151,6 +157,7 @@ def load_data(
         class_names=_names(values, read),
         transform=transform,
         fingerprint=fingerprint,
+        test_rows=test_rows,
     )
 
 
@@ -197,6 +204,8 @@ def _read_path(
         raise FileNotFoundError(f"{argument}: there is no {path}; takes {_TAKES}")
     if path.suffix.lower() == ".npz" and path.is_file():
         return numpy_files.read_npz(path)
+    if ucr.recognises(path):
+        return ucr.read(path)
     if not path.is_dir():
         raise ValueError(f"{argument}: got the file {path}; takes {_TAKES}")
     if idx.recognises(path):
