@@ -21,8 +21,10 @@ from iadd_fast.evaluation import evaluate
 from iadd_fast.evaluation_rows import Evaluation
 from iadd_fast.experts import train_experts
 from iadd_fast.ops import backends, use_backend
+from iadd_fast.planning import DataShape, plan
 from iadd_fast.preset import Preset, presets
 from iadd_fast.students import Student
+from iadd_fast.tuning import Tuning, tune
 from iadd_fast.unroll import TrajectoryGradient, trajectory_gradient
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Comparison",
     "ContenderFailed",
     "Data",
+    "DataShape",
     "DistillationDiverged",
     "DistilledSet",
     "Evaluation",
@@ -38,6 +41,7 @@ __all__ = [
     "Preset",
     "Student",
     "TrajectoryGradient",
+    "Tuning",
     "backends",
     "compare",
     "distill",
@@ -46,9 +50,11 @@ __all__ = [
     "load_data",
     "load_mtt_buffers",
     "ops",
+    "plan",
     "presets",
     "students",
     "train_experts",
     "trajectory_gradient",
+    "tune",
     "use_backend",
 ]

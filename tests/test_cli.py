@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -16,15 +17,20 @@ from typer.testing import CliRunner
 
 from iadd_fast import cli
 from iadd_fast.artifacts import DistilledSet
+from iadd_fast.audit import audit
 from iadd_fast.data.transform import Identity
 from iadd_fast.distillation import distill
 from iadd_fast.distillation_run import DistillationDiverged
 from iadd_fast.evaluation import evaluate
 from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
 from iadd_fast.experts import train_experts
-from iadd_fast.settings import DistillSettings, ExpertSettings
+from iadd_fast.settings import DistillSettings, ExpertSettings, GradientSettings
 
-COMMANDS = {"experts": ExpertSettings, "distill": DistillSettings}
+COMMANDS: dict[str, type[Any]] = {
+    "experts": ExpertSettings,
+    "distill": DistillSettings,
+    "distill --method gradient": GradientSettings,
+}
 FIELDS = [
     (name, field.name) for name, group in COMMANDS.items() for field in dataclasses.fields(group)
 ]
@@ -73,7 +79,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             seen[name] = positional, keywords
             return answer
 
-        monkeypatch.setattr(cli, name, record)
+        where = "iadd_fast.cli.common" if name == "load_data" else "iadd_fast.cli"
+        monkeypatch.setattr(f"{where}.{name}", record)
 
     trained = type("Trained", (), {"epochs": 4, "__len__": lambda self: 10})()
     fake("load_data", "the data")
@@ -93,7 +100,7 @@ def test_every_setting_arrives(
 ) -> None:
     """A field without a flag, under another name, of a wrong type or dropped on the way."""
     value = other_value(COMMANDS[command], name)
-    arguments: list[object] = [command, "digits", "--out", tmp_path]
+    arguments: list[object] = [*command.split(), "digits", "--out", tmp_path]
     if by == "file":
         config = tmp_path / "config.toml"
         config.write_text(f"{name} = {json.dumps(value)}\n")
@@ -104,26 +111,60 @@ def test_every_setting_arrives(
         arguments += ["--" + name.replace("_", "-"), value]
     result = call(*arguments)
     assert result.exit_code == 0, result.output
-    got = calls[CALLED[command]][1][name]
+    got = calls[CALLED[command.split()[0]]][1][name]
     assert got == value
     assert type(got) is type(value)
 
 
-@pytest.mark.parametrize(
-    ("command", "function"), [("experts", train_experts), ("distill", distill)]
-)
-def test_defaults_are_those_of_python(
-    calls: dict[str, Any], tmp_path: Path, command: str, function: Any
-) -> None:
-    """A command whose run differs from the same call in Python."""
-    result = call(command, "digits", "--out", tmp_path)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_defaults_are_those_of_python(calls: dict[str, Any], tmp_path: Path, command: str) -> None:
+    """A command whose run differs from the same call in Python, or a setting of another method
+    sent along, which the call refuses."""
+    job, *method = command.split()
+    result = call(job, *method, "digits", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    positional, keywords = calls[CALLED[command]]
+    positional, keywords = calls[CALLED[job]]
     assert positional == ("the data",)
-    expected = {name: field for name, field in _defaults(function).items() if name != "out"}
+    only_in_python = ("out", "on_validation", "should_stop")
+    expected = _defaults({"experts": train_experts, "distill": distill}[job])
+    expected = {name: value for name, value in expected.items() if name not in only_in_python}
+    expected |= {"method": "gradient"} if method else {}
     expected |= {field.name: field.default for field in dataclasses.fields(COMMANDS[command])}
     assert keywords == expected | {"out": tmp_path}
     assert calls["load_data"] == (("digits",), _data_defaults())
+
+
+def test_a_setting_of_another_method_is_refused(tmp_path: Path) -> None:
+    """Dropped in silence on the command line, or an error that does not say who takes it."""
+    config = tmp_path / "config.toml"
+    config.write_text("lr_net = 0.1\n")
+    for arguments, told in (
+        (("--method", "gradient", "--steps", 3), "steps: is a setting of method 'trajectory'"),
+        (("--config", config), "lr_net: is a setting of method 'gradient'"),
+        (("--method", "gradient", "--importance", "fisher"), "importance: got 'fisher'; method"),
+        (("--method", "gradient", "--experts", "e"), "experts: method 'gradient' takes none"),
+        (("--method", "dm"), "method: got 'dm'; takes one of trajectory, gradient"),
+        (
+            ("--preset", "dsa-cifar10-ipc1", "--method", "trajectory"),
+            "method: got 'trajectory'; preset 'dsa-cifar10-ipc1' is for method 'gradient'",
+        ),
+    ):
+        result = call("distill", "digits", "--out", tmp_path / "out", *arguments)
+        assert result.exit_code == 2
+        (line,) = result.stderr.splitlines()
+        assert told in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gradient_preset_brings_its_method(calls: dict[str, Any], tmp_path: Path) -> None:
+    """The defaults of trajectory matching sent along with the settings of the preset."""
+    result = call("distill", "digits", "--out", tmp_path, "--preset", "dc-cifar10-ipc10")
+    assert result.exit_code == 0, result.output
+    keywords = calls["distill"][1]
+    assert (keywords["image_updates"], keywords["network_epochs"]) == (10, 50)
+    assert (keywords["augment"], keywords["initial"]) == ("none", "noise")
+    assert "steps" not in keywords and "lr_lr" not in keywords
+    assert keywords["lr_images"] == 0.1
 
 
 def test_evaluate_has_the_defaults_of_python(calls: dict[str, Any], tmp_path: Path) -> None:
@@ -131,7 +172,9 @@ def test_evaluate_has_the_defaults_of_python(calls: dict[str, Any], tmp_path: Pa
     small_set().save(tmp_path / "set.safetensors")
     result = call("evaluate", tmp_path / "set.safetensors", "digits")
     assert result.exit_code == 0, result.output
-    assert calls["evaluate"][1] == _defaults(evaluate)
+    in_python_only = ("beside", "keep", "on_trained")
+    expected = {k: v for k, v in _defaults(evaluate).items() if k not in in_python_only}
+    assert calls["evaluate"][1] == expected
 
 
 def _defaults(function: Any) -> dict[str, Any]:
@@ -338,6 +381,78 @@ def test_report_takes_what_lies_beside_the_set(
     assert seen["metrics"] == (other if given else run) / "metrics.jsonl"
     assert seen["evaluation"]["number"] == int(given)
     assert (seen["folder"], seen["lr"]) == (tmp_path / "page", 0.01)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What an audit and the page behind ``report --data`` got."""
+    seen: dict[str, Any] = {}
+    data = SimpleNamespace(test=[0, 1, 2], test_rows=None)
+
+    def audit(distilled: DistilledSet, data: Any, architectures: Any, **given: Any) -> str:
+        seen["audit"] = {"data": data, "architectures": architectures, **given}
+        return "the audit"
+
+    def write_report(folder: Path, distilled: DistilledSet, **given: Any) -> Path:
+        seen["page"] = given
+        return folder / "index.html"
+
+    monkeypatch.setattr("iadd_fast.cli.common.load_data", lambda source, **_: data)
+    monkeypatch.setattr("iadd_fast.audit.audit", audit)
+    monkeypatch.setattr("iadd_fast.report.write_report", write_report)
+    seen["data"] = data
+    return seen
+
+
+def test_report_measures_on_data(measured: dict[str, Any], tmp_path: Path) -> None:
+    """An option that does not reach the audit, or a page of numbers without what they rest on."""
+    paths = [tmp_path / f"{name}.safetensors" for name in ("one", "two", "three")]
+    for path in paths:
+        small_set().save(path)
+    slices = tmp_path / "slices.csv"
+    slices.write_text("site\nA\nB\nA\n")
+    arguments = [
+        "report", paths[0], "--data", "digits", "--out", tmp_path / "page", "--beside", paths[1],
+        "--beside", paths[2], "--slices", slices, "--networks", 3, "--epochs", 7, "--seed", 5,
+        "--architectures", "mlp:width=3,depth=2", "--full-epochs", 2, "--no-progress",
+    ]  # fmt: skip
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    given = measured["audit"]
+    assert list(given["beside"]) == ["distilled set (1)", "distilled set (2)"]
+    assert list(given["slices"]["site"]) == ["A", "B", "A"]
+    assert (given["networks"], given["epochs"], given["full_epochs"], given["seed"]) == (3, 7, 2, 5)
+    assert given["architectures"] == ["mlp:width=3,depth=2"]
+    assert given["keep"] == tmp_path / "page" / "networks"
+    assert given["data"] is measured["data"]
+    page = measured["page"]
+    assert (page["audit"], page["data"]) == ("the audit", measured["data"])
+    again = shlex.split(page["report_command"])
+    measured.pop("audit")
+    result = call(*again[1:], "--no-progress")
+    assert result.exit_code == 0, result.output
+    sets = given.pop("beside"), measured["audit"].pop("beside")
+    assert [list(names) for names in sets] == [list(sets[0])] * 2
+    assert measured["audit"] == given
+
+
+def test_report_has_the_defaults_of_the_audit(measured: dict[str, Any], tmp_path: Path) -> None:
+    """A report under another protocol than audit()'s and evaluate()'s."""
+    small_set().save(tmp_path / "set.safetensors")
+    result = call("report", tmp_path / "set.safetensors", "--data", "x", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    given = {k: v for k, v in measured["audit"].items() if k not in ("data", "keep")}
+    assert given == {k: v for k, v in _defaults(audit).items() if k != "keep"} | {"beside": {}}
+
+
+@pytest.mark.parametrize("option", ["--beside", "--slices", "--architectures"])
+def test_report_without_data_takes_nothing_that_needs_them(tmp_path: Path, option: str) -> None:
+    """A comparison asked for and left out in silence."""
+    small_set().save(tmp_path / "set.safetensors")
+    result = call("report", tmp_path / "set.safetensors", "--out", tmp_path / "page", option, "x")
+    assert result.exit_code == 2
+    assert f"{option[2:]}: needs --data" in result.stderr
+    assert not (tmp_path / "page").exists()
 
 
 def test_report_says_which_file_is_missing(tmp_path: Path) -> None:

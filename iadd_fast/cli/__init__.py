@@ -2,81 +2,42 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
-import typer
-
+import iadd_fast.cli.exchange
+import iadd_fast.cli.plan
+import iadd_fast.cli.report
+import iadd_fast.cli.tune  # noqa: F401 - each registers its command
 from iadd_fast.artifacts import DistilledSet
-from iadd_fast.artifacts.files import read_json, write_json
+from iadd_fast.artifacts.files import write_json
+from iadd_fast.cli.common import (
+    EVALUATION,
+    METRICS,
+    SET,
+    DataOptions,
+    RunOptions,
+    app,
+    data_of,
+    of,
+    part,
+)
 from iadd_fast.comparison import CompareSettings, compare
-from iadd_fast.data import Data, load_data
 from iadd_fast.distillation import distill
 from iadd_fast.doctor import diagnose
 from iadd_fast.evaluation import evaluate
 from iadd_fast.experts import train_experts
 from iadd_fast.options import Values, command
-from iadd_fast.settings import DistillSettings, ExpertSettings, Settings, setting
+from iadd_fast.settings import METHODS, ExpertSettings, Settings, setting
 
-SET = "distilled.safetensors"
-METRICS = "metrics.jsonl"
-EVALUATION = "evaluation.json"
-
-app = typer.Typer(
-    name="iadd-fast",
-    help="Dataset distillation by trajectory matching with learned importance weights (IADD).",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+__all__ = ["app", "main"]
 
 
 def main() -> None:
     """Run the command line."""
     warnings.formatwarning = lambda message, *_, **__: f"iadd-fast: warning: {message}\n"
     app()
-
-
-def _of(function: Any, name: str) -> Any:
-    """The default of a keyword of ``function``, so that it stands in one place."""
-    return inspect.signature(function).parameters[name].default
-
-
-@dataclass(frozen=True)
-class DataOptions(Settings):
-    """What :func:`~iadd_fast.data.load_data` takes."""
-
-    data: str = setting(
-        ..., "digits, or a path: class folders of images, IDX, CIFAR batches, .npz or .npy"
-    )
-    labels: str | None = setting(None, "labels.npy of an .npy of samples")
-    test: str | None = setting(None, "test part, where it lies elsewhere")
-    test_labels: str | None = setting(None, "labels of an .npy of test samples")
-    normalise: str = setting(_of(load_data, "normalise"), "standard, zca or none")
-    validation_fraction: float = setting(
-        _of(load_data, "validation_fraction"), "share of the training part held out to choose on"
-    )
-    test_fraction: float = setting(
-        _of(load_data, "test_fraction"),
-        "share held out for the test where the data has no test part",
-    )
-    image_size: int | None = setting(None, "side to which images of a folder are resized")
-    data_seed: int = setting(_of(load_data, "seed"), "fixes what is held out")
-
-
-@dataclass(frozen=True)
-class RunOptions(Settings):
-    """What every training takes."""
-
-    student: str | None = setting(
-        None, "network such as convnet:width=32; default: the ConvNet of the data's shape"
-    )
-    device: str | None = setting(None, "cpu, cuda, cuda:1; default: cuda where there is one")
-    progress: bool = setting(True, "show progress")
 
 
 @dataclass(frozen=True)
@@ -93,6 +54,10 @@ class ExpertOptions(Settings):
 class DistillOptions(Settings):
     """Of ``distill`` alone."""
 
+    method: str | None = setting(
+        of(distill, "method"),
+        f"{' or '.join(METHODS)} matching; default: the preset's, or {next(iter(METHODS))}",
+    )
     preset: str | None = setting(
         None, "published settings such as cifar10-ipc1, which flags and the file override"
     )
@@ -105,10 +70,11 @@ class DistillOptions(Settings):
         "OUT/experts",
     )
     images_per_class: int | None = setting(
-        _of(distill, "images_per_class"), "synthetic samples per class; default: the preset's, or 1"
+        of(distill, "images_per_class"),
+        "synthetic samples per class; default: the preset's, or 1",
     )
     importance: str = setting(
-        _of(distill, "importance"),
+        of(distill, "importance"),
         "policy, with options as in adaptive:direction=descent,learning_rate=0.01; or uniform, "
         "paper, prune, similarity, ranked, fisher",
     )
@@ -125,25 +91,26 @@ class EvaluationOptions(Settings):
     architectures: list[str] | None = setting(
         None, "network such as resnet18 or convnet:width=32, once each; default: the set's own"
     )
-    networks: int = setting(_of(evaluate, "networks"), "fresh networks per method")
+    networks: int = setting(of(evaluate, "networks"), "fresh networks per method")
     epochs: int = setting(
-        _of(evaluate, "epochs"), "epochs on the set and on real images of its size"
+        of(evaluate, "epochs"), "epochs on the set and on real images of its size"
     )
-    batch_size: int = setting(_of(evaluate, "batch_size"), "images per step")
+    batch_size: int = setting(of(evaluate, "batch_size"), "images per step")
     baselines: list[str] = setting(
-        _of(evaluate, "baselines"), "random, herding or k_center, once each; or none"
+        of(evaluate, "baselines"), "random, herding or k_center, once each; or none"
     )
-    full: bool = setting(_of(evaluate, "full"), "also train on all training data")
-    full_epochs: int = setting(_of(evaluate, "full_epochs"), "epochs on all training data")
+    full: bool = setting(of(evaluate, "full"), "also train on all training data")
+    full_epochs: int = setting(of(evaluate, "full_epochs"), "epochs on all training data")
     baseline_lr: float = setting(
-        _of(evaluate, "baseline_lr"), "learning rate wherever real images are trained on"
+        of(evaluate, "baseline_lr"), "learning rate wherever real images are trained on"
     )
     augment: str = setting(
-        _of(evaluate, "augment"), "DSA families joined by _, dsa, none, or same: as distilled"
+        of(evaluate, "augment"),
+        "DSA families joined by _, dsa, none, or same: as distilled",
     )
-    seed: int = setting(_of(evaluate, "seed"), "fixes the networks and what is drawn")
+    seed: int = setting(of(evaluate, "seed"), "fixes the networks and what is drawn")
     precision: str = setting(
-        _of(evaluate, "precision"), "products in training in float32 or, on a GPU, tf32"
+        of(evaluate, "precision"), "products in training in float32 or, on a GPU, tf32"
     )
     device: str | None = setting(None, "cpu, cuda, cuda:1; default: cuda where there is one")
     progress: bool = setting(True, "show progress")
@@ -151,28 +118,17 @@ class EvaluationOptions(Settings):
 
 
 @dataclass(frozen=True)
-class ReportOptions(Settings):
-    """Of ``report``."""
-
-    set: Path = setting(..., f"the {SET} to report on")
-    evaluation: Path | None = setting(
-        None, f"default: {EVALUATION} beside the set, if there is one"
-    )
-    metrics: Path | None = setting(None, f"default: {METRICS} beside the set, if there is one")
-    out: Path = setting(..., "folder for index.html")
-
-
-@dataclass(frozen=True)
 class CompareOptions(Settings):
     """Of ``compare`` alone."""
 
     contenders: list[str] | None = setting(
-        _of(compare, "contenders"), "reference, compiled, module or fused, once each; default: all"
+        of(compare, "contenders"),
+        "reference, compiled, module or fused, once each; default: all",
     )
     device: str | None = setting(
-        _of(compare, "device"), "cpu, cuda, cuda:1; default: cuda where there is one"
+        of(compare, "device"), "cpu, cuda, cuda:1; default: cuda where there is one"
     )
-    progress: bool = setting(_of(compare, "progress"), "show progress")
+    progress: bool = setting(of(compare, "progress"), "show progress")
     json: Path | None = setting(None, "file for the result")
 
 
@@ -197,7 +153,7 @@ class DemoOptions(Settings):
 def experts_command(values: Values) -> None:
     """Train teachers on real data."""
     trained = train_experts(
-        _data(values), **_part(values, ExpertOptions, RunOptions, ExpertSettings)
+        data_of(values), **part(values, ExpertOptions, RunOptions, ExpertSettings)
     )
     print(f"{len(trained)} experts of {trained.epochs} epochs: {values['out']}")
 
@@ -208,13 +164,16 @@ def experts_command(values: Values) -> None:
     DataOptions,
     DistillOptions,
     RunOptions,
-    DistillSettings,
     positional=("data",),
     job="distill",
+    methods=METHODS,
 )
 def distill_command(values: Values) -> None:
     """Distil data into a few samples per class."""
-    made = distill(_data(values), **_part(values, DistillOptions, RunOptions, DistillSettings))
+    settings = {entry.name for group in METHODS.values() for entry in fields(group)}
+    options = part(values, DistillOptions, RunOptions)
+    options |= {name: value for name, value in values.items() if name in settings}
+    made = distill(data_of(values), **options)
     print(made)
     print(f"set: {values['out'] / SET}")
 
@@ -224,33 +183,16 @@ def distill_command(values: Values) -> None:
 )
 def evaluate_command(values: Values) -> None:
     """Train fresh networks on a set and on real data."""
-    options = _part(values, EvaluationOptions)
+    options = part(values, EvaluationOptions)
     path, out = options.pop("set"), options.pop("out")
     del options["preset"]  # its settings are among the others by now
     if options["baselines"] == ["none"]:
         options["baselines"] = ()
-    evaluation = evaluate(DistilledSet.load(path), _data(values), **options)
+    evaluation = evaluate(DistilledSet.load(path), data_of(values), **options)
     target = (path.parent if out is None else out) / EVALUATION
     write_json(target, evaluation.to_dict())
     print(evaluation.table())
     print(f"evaluation: {target}")
-
-
-@command(app, "report", ReportOptions, positional=("set",))
-def report_command(values: Values) -> None:
-    """Write a page on a set."""
-    from iadd_fast.report import write_report  # matplotlib takes a second to import
-
-    path = values["set"]
-    metrics = values["metrics"] or _beside(path, METRICS)
-    evaluation = values["evaluation"] or _beside(path, EVALUATION)
-    page = write_report(
-        values["out"],
-        DistilledSet.load(path),
-        evaluation=None if evaluation is None else read_json(evaluation),
-        metrics=metrics,
-    )
-    print(f"page: {page}")
 
 
 @command(app, "compare", CompareSettings, CompareOptions)
@@ -276,17 +218,3 @@ def demo_command(values: Values) -> None:
 def doctor() -> None:
     """Show versions, devices and backends."""
     print(diagnose())
-
-
-def _data(values: Values) -> Data:
-    options = _part(values, DataOptions)
-    return load_data(options.pop("data"), seed=options.pop("data_seed"), **options)
-
-
-def _part(values: Values, *groups: type[Settings]) -> Values:
-    return {entry.name: values[entry.name] for group in groups for entry in fields(group)}
-
-
-def _beside(path: Path, name: str) -> Path | None:
-    other = path.parent / name
-    return other if other.is_file() else None
