@@ -36,7 +36,7 @@ class DataOptions(Settings):
     """What :func:`~iadd_fast.data.load_data` takes."""
 
     data: str = setting(
-        ..., "digits, or a path: class folders of images, IDX, CIFAR batches, UCR .tsv, .npz or .npy"
+        ..., "digits, or a path: class folders of images, IDX, CIFAR, UCR .tsv, .npz or .npy"
     )
     labels: str | None = setting(None, "labels.npy of an .npy of samples")
     test: str | None = setting(None, "test part, where it lies elsewhere")
