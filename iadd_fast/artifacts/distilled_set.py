@@ -162,7 +162,8 @@ class DistilledSet:
             ValueError: the files hold something else or do not fit ``data``, or ``lr`` is missing.
         """
         read = load_mtt_set(path, experiment)
-        if lr is None and read.lr is None:
+        rate = read.lr if lr is None else lr
+        if rate is None:
             raise ValueError(f"lr: missing; there is none beside {read.where}")
         shape = tuple(read.images.shape[1:])
         if shape != data.sample_shape:
@@ -181,7 +182,7 @@ class DistilledSet:
             return cls(
                 images=read.images,
                 labels=read.labels,
-                lr=read.lr if lr is None else lr,  # type: ignore[arg-type]
+                lr=rate,
                 class_names=data.class_names,
                 transform=data.transform if transform is None else transform,
                 student_spec=student.spec,
