@@ -22,7 +22,7 @@ def distill_command(distilled: DistilledSet) -> str:
     """
     config, student = distilled.config, distilled.student_spec
     method = config.get("method", "trajectory")
-    if method not in METHODS or "name" not in student:
+    if not isinstance(method, str) or method not in METHODS or "name" not in student:
         return ""
     if not {"images_per_class", "seed"} <= config.keys():
         return ""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from iadd_fast import arguments
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.artifacts.files import write_atomically, write_json
 from iadd_fast.data import Data
@@ -39,6 +40,7 @@ PARTS = {
 WITHOUT_AUDIT = "this report was written without the data and networks that an audit measures on"
 
 
+@runtime_checkable
 class Audited(Protocol):
     """What is read of :class:`iadd_fast.audit.run.Audit`; a part that is None was not measured."""
 
@@ -94,6 +96,12 @@ def write_report(
         ValueError: ``evaluation`` or ``metrics`` cannot be read as such; ``audit`` without
             ``data``, or with an ``evaluation`` beside its own; a number that is not finite.
     """
+    folder = arguments.path("folder", folder)
+    arguments.instance("distilled", distilled, DistilledSet, "a DistilledSet")
+    arguments.instance("audit", audit, Audited | None, "an audit or None")
+    arguments.instance("data", data, Data | None, "data from load_data, or None")
+    arguments.text("command", command)
+    arguments.text("report_command", report_command)
     if audit is not None and data is None:
         raise ValueError("data: got none with an audit; takes what it measured on")
     if audit is not None and evaluation is not None:
@@ -115,7 +123,7 @@ def write_report(
         report_command=report_command,
     )
     page = _page(report, distilled, pictures)
-    path = Path(folder) / "index.html"
+    path = folder / "index.html"
     write_json(path.with_name("report.json"), report)
     write_atomically(path, lambda temporary: _write_text(temporary, page))
     return path

@@ -90,6 +90,9 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
+#: How far rounding moved accuracy (docs/reproducibility.md).
+MEASURED = ""
+
 _NAMES = {
     "data_fingerprint": "data fingerprint (SHA-256)",
     "set_fingerprint": "set fingerprint (SHA-256)",
@@ -111,7 +114,7 @@ def view(measured: Mapping[str, Any]) -> dict[str, Any]:
         ("The run", measured["summary"]),
         ("Settings of the distillation", measured["config"]),
         ("The student", measured["student"]),
-        ("Versions that made the set", measured["set_versions"]),
+        ("Versions and machine that made the set", measured["set_versions"]),
         (
             "What the report measured on",
             {_NAMES.get(k, k): v for k, v in (measured["measured_on"] or {}).items()},
@@ -132,10 +135,52 @@ def view(measured: Mapping[str, Any]) -> dict[str, Any]:
             ("To make the report again", measured["report_command"], "Not recorded."),
         ],
         "warnings": warnings,
+        "differs": [*_promise(measured), *_machines(measured)],
         "tables": [
             (caption, list(_flat(values)) or [("", "not recorded")]) for caption, values in tables
         ],
     }
+
+
+def _promise(measured: Mapping[str, Any]) -> list[str]:
+    """What is the same when the commands are run again, and what may differ."""
+    of_gpu = " On a GPU this is not yet measured." if "cuda" in _kinds(measured) else ""
+    return [
+        "With the same seed, versions, kind of processor, number of threads and backends, the "
+        "commands give the same set and the same numbers, bit for bit; only times differ, with "
+        f"what is computed from them.{of_gpu}",
+        "Another processor, GPU, number of threads, backend or version of PyTorch adds numbers up "
+        f"in another order: rounding of float32, which training enlarges. {MEASURED}",
+    ]
+
+
+def _machines(measured: Mapping[str, Any]) -> list[str]:
+    """Where the set was made, and in what the report's machine is another."""
+    made, seen = (measured[of].get("machine") for of in ("set_versions", "evaluation"))
+    if not isinstance(made, Mapping):
+        return ["The set does not record the machine it was made on."]
+    there = {**measured["set_versions"], **dict(_flat(made))}
+    backends = sorted({value for name, value in there.items() if name.startswith("backends")})
+    text = (
+        f"The set was made with torch {there.get('torch')} on {there.get('device name')}, "
+        f"PyTorch's kernels for {there.get('cpu capability')}, {there.get('threads')} "
+        f"{'thread' if made.get('threads') == 1 else 'threads'}, operators in "
+        f"{' and '.join(map(str, backends))}"
+    )
+    if not isinstance(seen, Mapping):
+        return [f"{text}."]
+    here = {**measured["report_versions"], **dict(_flat(seen))}
+    other = [
+        f"{name} {value} instead of {there[name]}"
+        for name, value in here.items()
+        if name in there and value != there[name]
+    ]
+    return [f"{text}. The report was measured with {', '.join(other) or 'the same'}."]
+
+
+def _kinds(measured: Mapping[str, Any]) -> set[str]:
+    machines = measured["set_versions"].get("machine"), measured["evaluation"].get("machine")
+    return {str(found.get("device")) for found in machines if isinstance(found, Mapping)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
