@@ -7,6 +7,7 @@ operator. C++ is built wherever a C++20 compiler is; CUDA where nvcc is and torc
     FORCE_CUDA=1          build the CUDA kernels although torch has no CUDA or no GPU is there
     TORCH_CUDA_ARCH_LIST  their architectures (default: those of the GPUs here, else 8.0;9.0;10.0)
     MAX_JOBS              compilers run at once
+    SANITIZE=1            the C++ kernels with AddressSanitizer and UBSan (bench/sanitize.sh)
 
 What was built, and why something was not, is printed in one line and kept for ``iadd-fast doctor``.
 """
@@ -31,6 +32,15 @@ CXX_FLAGS = [
     *("-std=c++20", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
     *("-Wall", "-Wno-psabi", TARGET),
 ]
+# The C++ compiler's own; `alignment` and `bounds` are in `undefined`, the conversion is not. `vptr`
+# would ask about torch's types.
+SANITIZERS = [
+    *("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize=vptr"),
+    *("-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),
+]
+if os.environ.get("SANITIZE") == "1":
+    # Python's own flags may hold -fwrapv, under which no overflow is one.
+    CXX_FLAGS += ["-O1", "-g1", "-fno-wrapv", *SANITIZERS]
 NVCC_FLAGS = ["-std=c++20", "-O3", "-DUSE_CUDA", TARGET]
 
 reasons: dict[str, str] = {}
@@ -104,6 +114,7 @@ def extensions() -> list[Extension]:
         depends=sorted([*glob("csrc/include/*.h"), *glob("csrc/cpu/*.h")]),
         include_dirs=[str(Path("csrc/include").resolve())],
         extra_compile_args={"cxx": CXX_FLAGS},
+        extra_link_args=SANITIZERS if os.environ.get("SANITIZE") == "1" else [],
         py_limited_api=True,
         optional=True,
     )

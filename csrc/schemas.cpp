@@ -1,7 +1,8 @@
 // The schemas of the native operators. csrc/cpu and csrc/cuda implement them for their dispatch key.
 //
 // Outputs are allocated in Python (iadd_fast/native) and written here, so that a caller with static
-// buffers allocates nothing. Python has checked every argument before it calls.
+// buffers allocates nothing. Python has checked every argument before it calls; the implementations
+// check what memory safety needs themselves (csrc/include/checks.h): anybody can reach them.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(iadd_fast_native, library) {

@@ -34,6 +34,8 @@ ROTATE = tl.constexpr(6)
 
 # What 3 bits a stage and the kernel's eight means hold.
 MOST_STAGES = 8
+# Paths through the taps that a pixel is summed over: four resamplings of a square take 9^4.
+MOST_PATHS = 2**13
 # Values (channels times pixels) of a block: 2 a thread, since a long chain's draws take registers.
 BLOCK = 512
 
@@ -330,6 +332,15 @@ def _augment(
     if len(families) > MOST_STAGES:
         raise ValueError(f"families: got {len(families)}; the kernel takes up to {MOST_STAGES}")
     samples, channels, height, width = source.shape
+    reach_x, reach_y = _reach(families, width, height), _reach(families, height, width)
+    resamplings = sum(family in ("scale", "rotate") for family in families)
+    # Asked of the forward too: its adjoint is going to come.
+    if (reach_x * reach_y) ** resamplings > MOST_PATHS:
+        raise ValueError(
+            f"families: got {resamplings} of scale and rotate for planes of {height}x{width}; the "
+            f"Triton kernel walks every path through them, (taps of one)^{resamplings}, and takes "
+            f"up to {MOST_PATHS} a pixel (iadd_fast.use_backend names another)"
+        )
     ids = [FAMILIES.index(family) + 1 for family in families]
     chain = sum(family << (3 * stage) for stage, family in enumerate(ids))
     splits = split_so_far = 0
@@ -356,8 +367,8 @@ def _augment(
         STAGES=len(families),
         SPLITS=splits,
         COLORED="color" in families,
-        REACH_X=_reach(families, width, height),
-        REACH_Y=_reach(families, height, width),
+        REACH_X=reach_x,
+        REACH_Y=reach_y,
         ADJOINT=adjoint,
         LINEAR=linear,
         SHARED=shared,

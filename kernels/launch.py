@@ -21,7 +21,15 @@ def launch(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **op
     """
     if 0 in grid:
         return
+    arguments = tuple(_in_memory(argument) for argument in arguments)
     # Triton's default is about to change; fused multiply-adds are meant.
     options.setdefault("enable_fp_fusion", True)
     with torch.cuda.device(on.device) if on.is_cuda else contextlib.nullcontext():
         kernel[grid](*arguments, **options)
+
+
+def _in_memory(argument: Any) -> Any:
+    """A tensor that is only marked as negated, or as zeros (forward mode's), written out."""
+    if isinstance(argument, Tensor) and (argument.is_neg() or argument._is_zerotensor()):
+        return argument.clone().resolve_neg()
+    return argument

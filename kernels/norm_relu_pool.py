@@ -392,10 +392,13 @@ def _empty_sums(z: Tensor, gamma: Tensor | None) -> Tensor | None:
 
 
 def _outputs_like(z: Tensor, gamma: Tensor | None) -> Outputs:
+    # Not `empty_like`: of forward mode's zeros that is another tensor without memory.
+    layout = torch.contiguous_format if z.is_contiguous() else torch.channels_last
+    dz = torch.empty(z.shape, dtype=z.dtype, device=z.device, memory_format=layout)
     if gamma is None:
-        return torch.empty_like(z), None, None
+        return dz, None, None
     dgamma = torch.empty(gamma.shape, dtype=gamma.dtype, device=gamma.device)
-    return torch.empty_like(z), dgamma, torch.empty_like(dgamma)
+    return dz, dgamma, torch.empty_like(dgamma)
 
 
 def _channel_sums(sums: Tensor | None, dgamma: Tensor | None, dbeta: Tensor | None) -> None:

@@ -144,10 +144,11 @@ def _distance(
         num_warps=4,
     )
     loss = torch.empty((), dtype=torch.float32, device=theta.device)
-    d_theta = torch.empty_like(theta) if gradients else None
-    d_weight = None
-    if gradients and weight is not None:
-        d_weight = torch.empty_like(weight, dtype=theta.dtype)
+    d_theta = d_weight = None
+    if gradients:
+        # Not `empty_like`: of forward mode's zeros that is another tensor without memory.
+        d_theta = torch.empty(theta.shape, dtype=theta.dtype, device=theta.device)
+        d_weight = None if weight is None else torch.empty_like(d_theta)
     launch(
         param_distance_gradients_kernel,
         (max(blocks, 1) if gradients else 1,),

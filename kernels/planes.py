@@ -304,7 +304,9 @@ def plane_statistics(
     rest = first / (H * W)
     variance = second / (H * W) - rest * rest
     variance = tl.where(variance < 0, 0.0, variance)
-    return mean, rest, tl.rsqrt(variance + tl.full((), eps, tl.float32))
+    # NaN where the variance overflowed: an r of 0 would pass for a plane without spread.
+    overflow = variance - variance
+    return mean, rest, tl.rsqrt(variance + tl.full((), eps, tl.float32)) + overflow
 
 
 @triton.jit

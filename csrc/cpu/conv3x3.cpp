@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "checks.h"
+#include "clones.h"
 #include "conv3x3_weight_gradient.h"
 #include "pages.h"
 
@@ -19,7 +21,7 @@ using Tensors = std::vector<Tensor>;
 // The register tile depends on the instruction set, so the choice cannot be left to target_clones.
 // `level` is how far below the machine's best set to stay: 0, except for tests.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
-#define IADD_LEVEL(SET) __attribute__((target("arch=" SET), flatten))
+#define IADD_LEVEL(SET) __attribute__((target("arch=" SET), IADD_FLATTEN))
 inline int best_level() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -36,7 +38,7 @@ inline int best_level() {
   IADD_LEVEL("x86-64-v3") void run_v3(PASS, const JOB<T>& job, int64_t begin, int64_t end) { \
     PASS::run<Tile<6, 2, 32>, T>(job, begin, end); \
   } \
-  __attribute__((flatten)) void run_v1(PASS, const JOB<T>& job, int64_t begin, int64_t end) { \
+  __attribute__((IADD_FLATTEN)) void run_v1(PASS, const JOB<T>& job, int64_t begin, int64_t end) { \
     PASS::run<Tile<4, 2, 16>, T>(job, begin, end); \
   } \
   void run(PASS pass, int level, const JOB<T>& job, int64_t begin, int64_t end) { \
@@ -47,7 +49,7 @@ inline int best_level() {
 #else
 inline int best_level() { return 0; }
 #define IADD_PASS_LEVELS(PASS, JOB, T) \
-  __attribute__((flatten)) void run(PASS, int, const JOB<T>& job, int64_t begin, int64_t end) { \
+  __attribute__((IADD_FLATTEN)) void run(PASS, int, const JOB<T>& job, int64_t begin, int64_t end) { \
     PASS::run<Tile<4, 2, 16>, T>(job, begin, end); \
   }
 #endif
@@ -83,9 +85,58 @@ Images images_of(const Tensor& x) {
   return {x.size(0), x.size(2), x.size(3), x.size(1)};
 }
 
-bool is_double(const Tensor& x) {
-  return x.scalar_type() == torch::headeronly::ScalarType::Double;
-}
+// The sizes of images [N, in, H, W] and of their convolutions.
+struct Shapes {
+  int64_t n, in, h, w, out, padding;
+
+  int64_t out_h() const { return h + 2 * padding - 2; }
+  int64_t out_w() const { return w + 2 * padding - 2; }
+};
+
+// What a direct call could get wrong: one or two tensors a list, all of the same sizes.
+struct Checked : Check {
+  Shapes at{};
+
+  Checked(const char* op, const char* name, const Tensors& model, int64_t padding, int64_t below)
+      : Check(op, name, first(op, name, model), ScalarType::Float, ScalarType::Double) {
+    demand(0 <= padding && padding <= 3, "padding", "takes 0 to 3");
+    demand(0 <= below && below <= 2, "below", "takes 0 to 2");
+    at.padding = padding;
+  }
+
+  static const Tensor& first(const char* op, const char* name, const Tensors& list) {
+    if (list.empty() || list.size() > TERMS) {
+      throw std::invalid_argument(std::string(op) + ": " + name + ": takes one or two tensors");
+    }
+    return list[0];
+  }
+
+  // The images' own sizes, or those of a gradient for them.
+  void images_like(const char* name, const Tensor& x) {
+    dimensions(name, x, 4);
+    at.n = x.size(0);
+    at.in = x.size(1);
+    at.h = x.size(2);
+    at.w = x.size(3);
+    demand(at.out_h() > 0 && at.out_w() > 0, name, "has sides below 3 with their padding");
+  }
+  void outputs_like(const char* name, const Tensors& list, const Tensors& other, int dimension) {
+    demand(list.size() == other.size(), name, "is not as many tensors as the other list");
+    dimensions(name, list[0], 4);
+    at.out = list[0].size(dimension);
+  }
+  void read_images(const char* name, const Tensors& list) {
+    for (const Tensor& x : list) reads(name, x, {at.n, at.in, at.h, at.w}, Layout::kChannelsLast);
+  }
+  void read_weights(const Tensors& list) {
+    for (const Tensor& x : list) reads("weights", x, {at.out, at.in, 3, 3});
+  }
+  void read_outputs(const char* name, const Tensors& list) {
+    for (const Tensor& x : list) {
+      reads(name, x, {at.n, at.out, at.out_h(), at.out_w()}, Layout::kChannelsLast);
+    }
+  }
+};
 
 template <class T>
 const T* data_of(const Tensor& x) {
@@ -169,23 +220,43 @@ void weight_gradient(const Tensors& images, const Tensors& gradients, int64_t pa
 // sum of conv(images, weights).
 void sum_of_products(Tensors images, Tensors weights, int64_t padding, bool direct, int64_t below,
                      Tensor out) {
-  (is_double(out) ? product<double> : product<float>)(images, weights, false, padding, direct,
+  Checked check("conv3x3", "images", images, padding, below);
+  check.images_like("images", images[0]);
+  check.outputs_like("weights", weights, images, 0);
+  check.read_images("images", images);
+  check.read_weights(weights);
+  check.writes("out", out, {check.at.n, check.at.out, check.at.out_h(), check.at.out_w()},
+               Layout::kChannelsLast);
+  (check.dtype() == ScalarType::Double ? product<double> : product<float>)(images, weights, false, padding, direct,
                                                       chosen_level(below), out);
 }
 
 // sum of the gradients for the input.
 void sum_of_input_gradients(Tensors gradients, Tensors weights, int64_t padding, bool direct,
                             int64_t below, Tensor out) {
+  Checked check("conv3x3_input_gradient", "gradients", gradients, padding, below);
+  check.images_like("out", out);
+  check.outputs_like("weights", weights, gradients, 0);
+  check.read_outputs("gradients", gradients);
+  check.read_weights(weights);
+  check.writes("out", out, {check.at.n, check.at.in, check.at.h, check.at.w},
+               Layout::kChannelsLast);
   // Winograd's patches start 2 - padding before a tile; columns are added `padding` behind.
   int64_t offset = direct ? padding : 2 - padding;
-  (is_double(out) ? product<double> : product<float>)(gradients, weights, true, offset, direct,
+  (check.dtype() == ScalarType::Double ? product<double> : product<float>)(gradients, weights, true, offset, direct,
                                                       chosen_level(below), out);
 }
 
 // sum of the gradients for the weight.
 void sum_of_weight_gradients(Tensors images, Tensors gradients, int64_t padding, bool direct,
                              int64_t below, Tensor out) {
-  (is_double(out) ? weight_gradient<double> : weight_gradient<float>)(
+  Checked check("conv3x3_weight_gradient", "images", images, padding, below);
+  check.images_like("images", images[0]);
+  check.outputs_like("gradients", gradients, images, 1);
+  check.read_images("images", images);
+  check.read_outputs("gradients", gradients);
+  check.writes("out", out, {check.at.out, check.at.in, 3, 3});
+  (check.dtype() == ScalarType::Double ? weight_gradient<double> : weight_gradient<float>)(
       images, gradients, padding, direct, chosen_level(below), out);
 }
 

@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "checks.h"
 #include "clones.h"
 
 namespace iadd::diff_augment {
@@ -251,12 +252,17 @@ void launch(
     const Tensor& in, const std::vector<int64_t>& families, int64_t seed,
     const OptionalTensor& seed_on_device, bool shared, bool linear, bool transposed,
     const Tensor& out) {
+  Check check("diff_augment", "images", in, ScalarType::Float, ScalarType::Double);
+  check.demand(in.dim() == 4, "images", "takes four dimensions");
+  check.reads("images", in, {in.size(0), in.size(1), in.size(2), in.size(3)});
+  if (seed_on_device) check.reads_whole_numbers("seed_on_device", *seed_on_device, {});
+  check.writes("out", out, {in.size(0), in.size(1), in.size(2), in.size(3)});
   if (in.numel() == 0) return;
   Call call{
       chain_of(families, shared, linear), shape_of(in.size(1), in.size(2), in.size(3)),
       static_cast<uint64_t>(seed_on_device ? *seed_on_device->const_data_ptr<int64_t>() : seed),
       transposed};
-  if (in.scalar_type() == torch::headeronly::ScalarType::Double) {
+  if (check.dtype() == ScalarType::Double) {
     run<double>(call, in.size(0), in, out);
   } else {
     run<float>(call, in.size(0), in, out);

@@ -12,7 +12,8 @@ namespace iadd {
 template <class T, int N>
 inline Lanes<T, N> exponential(Lanes<T, N> x) {
   constexpr bool single = std::is_same_v<T, float>;
-  using Bits = std::conditional_t<single, int32_t, int64_t>;
+  // Unsigned: far below `smallest` the sum of bits leaves the range, and is not taken.
+  using Bits = std::conditional_t<single, uint32_t, uint64_t>;
   // exp(x) = 2^k exp(r), r = x - k ln 2. Adding 1.5 * 2^23 (2^52) rounds to a whole number, which
   // then stands in the low bits; ln 2 is split so that k times its first part is exact.
   constexpr T rounder = single ? T(12582912.0) : T(6755399441055744.0);

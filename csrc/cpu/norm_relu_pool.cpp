@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "checks.h"
 #include "clones.h"
 #include "norm_relu_pool_passes.h"
 #include "pages.h"
@@ -116,6 +117,37 @@ struct Inputs {
   OptionalTensor dz = std::nullopt;  // an output
 };
 
+// What a direct call could get wrong; `pooled`: the output is p or its tangent.
+ScalarType checked(const Inputs& in, bool pooled, const Tensor& out,
+                   const OptionalTensor& out_gamma, const OptionalTensor& out_beta) {
+  Check check("norm_relu_pool", "z", in.z, ScalarType::Float, ScalarType::Double);
+  check.dimensions("z", in.z, 4);
+  int64_t n = in.z.size(0), c = in.z.size(1), h = in.z.size(2), w = in.z.size(3);
+  int64_t ph = in.pool ? h / 2 : h, pw = in.pool ? w / 2 : w;
+  check.demand(ph > 0 && pw > 0, "z", "the 2x2 pool takes sides of at least 2");
+  check.demand(in.gamma.has_value() == in.beta.has_value(), "beta", "takes gamma and beta or none");
+  check.demand(out_gamma.has_value() == out_beta.has_value(), "dbeta",
+               "takes the gradients of gamma and beta or none");
+  Layout layout = in.channels_last ? Layout::kChannelsLast : Layout::kContiguous;
+  check.reads("z", in.z, {n, c, h, w}, layout);
+  check.reads("gamma", in.gamma, {c});
+  check.reads("beta", in.beta, {c});
+  check.reads("dp", in.dp, {n, c, ph, pw}, layout);
+  check.reads("zdot", in.zdot, {n, c, h, w}, layout);
+  check.reads("gammadot", in.gammadot, {c});
+  check.reads("betadot", in.betadot, {c});
+  check.reads("dpdot", in.dpdot, {n, c, ph, pw}, layout);
+  if (pooled) {
+    check.writes("p", out, {n, c, ph, pw}, layout);
+  } else {
+    check.writes("dz", out, {n, c, h, w}, layout);
+  }
+  check.writes("dgamma", out_gamma, {c});
+  check.writes("dbeta", out_beta, {c});
+  check.writes("dz", in.dz, {n, c, h, w}, layout);
+  return check.dtype();
+}
+
 template <class Op, class T>
 void dispatch(const Inputs& in, const Tensor& out, const OptionalTensor& out_gamma,
               const OptionalTensor& out_beta) {
@@ -147,9 +179,9 @@ void dispatch(const Inputs& in, const Tensor& out, const OptionalTensor& out_gam
 }
 
 template <class Op>
-void launch(const Inputs& in, const Tensor& out, const OptionalTensor& out_gamma = std::nullopt,
+void launch(const Inputs& in, bool pooled, const Tensor& out, const OptionalTensor& out_gamma = std::nullopt,
             const OptionalTensor& out_beta = std::nullopt) {
-  if (in.z.scalar_type() == torch::headeronly::ScalarType::Double) {
+  if (checked(in, pooled, out, out_gamma, out_beta) == ScalarType::Double) {
     dispatch<Op, double>(in, out, out_gamma, out_beta);
   } else {
     dispatch<Op, float>(in, out, out_gamma, out_beta);
@@ -159,21 +191,21 @@ void launch(const Inputs& in, const Tensor& out, const OptionalTensor& out_gamma
 void forward(Tensor z, OptionalTensor gamma, OptionalTensor beta, double eps, bool pool,
              bool channels_last, Tensor p) {
   launch<Forward>(
-      {z, gamma, beta, eps, pool, channels_last, {}, {}, {}, {}, {}}, p);
+      {z, gamma, beta, eps, pool, channels_last, {}, {}, {}, {}, {}}, true, p);
 }
 
 void backward(Tensor z, OptionalTensor gamma, OptionalTensor beta, Tensor dp, double eps,
               bool pool, bool channels_last, Tensor dz, OptionalTensor dgamma,
               OptionalTensor dbeta) {
   launch<Backward>(
-      {z, gamma, beta, eps, pool, channels_last, dp, {}, {}, {}, {}}, dz, dgamma, dbeta);
+      {z, gamma, beta, eps, pool, channels_last, dp, {}, {}, {}, {}}, false, dz, dgamma, dbeta);
 }
 
 void tangent(Tensor z, OptionalTensor gamma, OptionalTensor beta, Tensor zdot,
              OptionalTensor gammadot, OptionalTensor betadot, double eps, bool pool,
              bool channels_last, Tensor pdot) {
   launch<Tangent>(
-      {z, gamma, beta, eps, pool, channels_last, {}, zdot, gammadot, betadot, {}}, pdot);
+      {z, gamma, beta, eps, pool, channels_last, {}, zdot, gammadot, betadot, {}}, true, pdot);
 }
 
 void backward_tangent(Tensor z, OptionalTensor gamma, OptionalTensor beta, Tensor dp, Tensor zdot,
@@ -181,8 +213,8 @@ void backward_tangent(Tensor z, OptionalTensor gamma, OptionalTensor beta, Tenso
                       double eps, bool pool, bool channels_last, Tensor dzdot,
                       OptionalTensor dgammadot, OptionalTensor dbetadot, OptionalTensor dz) {
   launch<BackwardTangent>(
-      {z, gamma, beta, eps, pool, channels_last, dp, zdot, gammadot, betadot, dpdot, dz}, dzdot,
-      dgammadot, dbetadot);
+      {z, gamma, beta, eps, pool, channels_last, dp, zdot, gammadot, betadot, dpdot, dz}, false,
+      dzdot, dgammadot, dbetadot);
 }
 
 }  // namespace

@@ -259,6 +259,12 @@ struct BackwardTangentPlane : TangentPlane<L, T> {
 
 constexpr int64_t LARGEST_GROUP = 8;
 
+// 1 / sqrt(variance), and NaN where the variance overflowed: 0 would pass for a plane without spread.
+template <class T>
+inline T rstd_of(T variance) {
+  return (T(1) + (variance - variance)) / std::sqrt(variance);
+}
+
 // The square roots and divisions of a whole group, or of a channel block, as vectors.
 template <class P>
 inline void find_rstd(P* planes, int64_t count) {
@@ -267,13 +273,13 @@ inline void find_rstd(P* planes, int64_t count) {
     S value[LARGEST_GROUP];
     for (S& unused : value) unused = S(1);
     for (int64_t i = 0; i < count; ++i) value[i] = planes[i].variance_plus_eps;
-    for (S& variance : value) variance = S(1) / std::sqrt(variance);
+    for (S& variance : value) variance = rstd_of(variance);
     for (int64_t i = 0; i < count; ++i) planes[i].rstd = value[i];
   } else {
     for (int64_t i = 0; i < count; ++i) {
       S value = planes[i].variance_plus_eps;
       for (unsigned lane = 0; lane < sizeof(S) / sizeof(value[0]); ++lane) {
-        value[lane] = 1 / std::sqrt(value[lane]);
+        value[lane] = rstd_of(value[lane]);
       }
       planes[i].rstd = value;
     }

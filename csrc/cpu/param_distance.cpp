@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "checks.h"
 #include "clones.h"
 
 namespace iadd::param_distance {
@@ -171,8 +172,20 @@ void compute(
 void distance_and_gradients(
     Tensor theta, Tensor start, Tensor target, OptionalTensor weight, bool weighted_normaliser,
     Tensor loss, OptionalTensor d_theta, OptionalTensor d_weight) {
+  // A direct call reaches this without Python's checks.
+  Check check("param_distance", "theta", theta, ScalarType::Float, ScalarType::Double);
+  check.dimensions("theta", theta, 1);
+  int64_t count = theta.size(0);
+  check.demand(weight || !d_weight, "d_weight", "there is no weight");
+  check.reads("theta", theta, {count});
+  check.reads("start", start, {count});
+  check.reads("target", target, {count});
+  check.reads("weight", weight, {count});
+  check.writes("loss", loss, {});
+  check.writes("d_theta", d_theta, {count});
+  check.writes("d_weight", d_weight, {count});
   Inputs in{theta, start, target, weight, weighted_normaliser};
-  if (theta.scalar_type() == torch::headeronly::ScalarType::Double) {
+  if (check.dtype() == ScalarType::Double) {
     compute<double>(in, loss, d_theta, d_weight);
   } else {
     compute<float>(in, loss, d_theta, d_weight);

@@ -22,8 +22,15 @@ inline T* scratch(int64_t count) {
   thread_local std::unique_ptr<void, Free> buffer;
   thread_local int64_t size = 0;
   int64_t bytes = count * int64_t(sizeof(T));
-  if (bytes > size) {
-    constexpr int64_t piece = int64_t(1) << 21;
+#ifdef __SANITIZE_ADDRESS__
+  // New and no larger than asked for, so that a step past its end is seen.
+  constexpr int64_t piece = 64;
+  bool large_enough = false;
+#else
+  constexpr int64_t piece = int64_t(1) << 21;
+  bool large_enough = bytes <= size;
+#endif
+  if (!large_enough) {
     buffer.reset();
     size = (bytes + piece - 1) / piece * piece;
     buffer.reset(std::aligned_alloc(piece, size));

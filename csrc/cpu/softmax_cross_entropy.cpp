@@ -12,13 +12,13 @@
 #include <optional>
 #include <vector>
 
+#include "checks.h"
 #include "clones.h"
 #include "exponential.h"
 
 namespace iadd::softmax_cross_entropy {
 namespace {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
@@ -136,8 +136,10 @@ struct Row {
   T product(const std::vector<T>& a, const std::vector<T>& b) const {
     Lanes<T, N> sum{};
     for (int64_t c = 0; c < padded; c += N) {
-      Lanes<T, N> left = load<N>(&a[c]), both = left * load<N>(&b[c]);
-      sum += left == Lanes<T, N>{} ? Lanes<T, N>{} : both;
+      Lanes<T, N> left = load<N>(&a[c]), right = load<N>(&b[c]);
+      // A NaN of b reaches the sum: right == right is false for it alone.
+      auto left_out = (left == Lanes<T, N>{}) & (right == right);
+      sum += left_out ? Lanes<T, N>{} : left * right;
     }
     return lane_sum<T>(sum);
   }
@@ -247,13 +249,45 @@ void launch(Call<T> call, T* total = nullptr) {
 }
 
 template <class F>
-void for_dtype(const Tensor& logits, F f) {
-  if (logits.scalar_type() == ScalarType::Double) {
+void for_dtype(ScalarType dtype, F f) {
+  if (dtype == ScalarType::Double) {
     f(double{});
   } else {
     f(float{});
   }
 }
+
+// What a direct call could get wrong about the batch; `n` and `c` are its sizes.
+struct Checked : Check {
+  int64_t n, c;
+  bool soft;
+
+  Checked(const Tensor& logits, const Tensor& labels, const OptionalTensor& class_weights)
+      : Check("softmax_cross_entropy", "logits", logits, ScalarType::Float,
+                  ScalarType::Double) {
+    dimensions("logits", logits, 2);
+    n = logits.size(0);
+    c = logits.size(1);
+    soft = labels.scalar_type() != ScalarType::Long;
+    reads("logits", logits, {n, c});
+    if (soft) {
+      reads("labels", labels, {n, c});
+    } else {
+      reads_whole_numbers("labels", labels, {n});
+    }
+    reads("class_weights", class_weights, {c});
+  }
+  void tangents(const Tensor& logitsdot, const OptionalTensor& labelsdot) {
+    reads("logitsdot", logitsdot, {n, c});
+    demand(soft || !labelsdot, "labelsdot", "classes have no tangent");
+    reads("labelsdot", labelsdot, {n, c});
+  }
+  void gradients(const Tensor& dlogits, const OptionalTensor& dlabels) {
+    writes("dlogits", dlogits, {n, c});
+    demand(soft || !dlabels, "dlabels", "classes have no gradient");
+    writes("dlabels", dlabels, {n, c});
+  }
+};
 
 template <class T>
 T* writable(const Tensor& x) {
@@ -265,14 +299,19 @@ T* writable(const OptionalTensor& x) {
 }
 
 void forward_op(Tensor logits, Tensor labels, OptionalTensor class_weights, Tensor loss) {
-  for_dtype(logits, [&]<class T>(T) {
+  Checked check(logits, labels, class_weights);
+  check.writes("loss", loss, {});
+  for_dtype(check.dtype(), [&]<class T>(T) {
     launch<Forward, T>({.batch = {logits, labels, class_weights}}, writable<T>(loss));
   });
 }
 
 void backward_op(Tensor logits, Tensor labels, Tensor dloss, OptionalTensor class_weights,
                  Tensor dlogits, OptionalTensor dlabels) {
-  for_dtype(logits, [&]<class T>(T) {
+  Checked check(logits, labels, class_weights);
+  check.reads("dloss", dloss, {});
+  check.gradients(dlogits, dlabels);
+  for_dtype(check.dtype(), [&]<class T>(T) {
     launch<Backward, T>({.batch = {logits, labels, class_weights},
                          .dloss = *pointer<T>(dloss),
                          .dlogits = writable<T>(dlogits),
@@ -282,7 +321,10 @@ void backward_op(Tensor logits, Tensor labels, Tensor dloss, OptionalTensor clas
 
 void tangent_op(Tensor logits, Tensor labels, Tensor logitsdot, OptionalTensor labelsdot,
                 OptionalTensor class_weights, Tensor lossdot) {
-  for_dtype(logits, [&]<class T>(T) {
+  Checked check(logits, labels, class_weights);
+  check.tangents(logitsdot, labelsdot);
+  check.writes("lossdot", lossdot, {});
+  for_dtype(check.dtype(), [&]<class T>(T) {
     launch<Tangent, T>({.batch = {logits, labels, class_weights},
                         .logitsdot = pointer<T>(logitsdot),
                         .labelsdot = pointer<T>(labelsdot)},
@@ -294,7 +336,12 @@ void backward_tangent_op(Tensor logits, Tensor labels, Tensor dloss, Tensor logi
                          OptionalTensor labelsdot, OptionalTensor dlossdot,
                          OptionalTensor class_weights, Tensor dlogitsdot,
                          OptionalTensor dlabelsdot) {
-  for_dtype(logits, [&]<class T>(T) {
+  Checked check(logits, labels, class_weights);
+  check.reads("dloss", dloss, {});
+  check.reads("dlossdot", dlossdot, {});
+  check.tangents(logitsdot, labelsdot);
+  check.gradients(dlogitsdot, dlabelsdot);
+  for_dtype(check.dtype(), [&]<class T>(T) {
     launch<BackwardTangent, T>({.batch = {logits, labels, class_weights},
                                 .logitsdot = pointer<T>(logitsdot),
                                 .labelsdot = pointer<T>(labelsdot),

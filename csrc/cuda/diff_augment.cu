@@ -12,6 +12,7 @@
 #include <optional>
 #include <vector>
 
+#include "checks.h"
 #include "device.cuh"
 
 namespace iadd::diff_augment {
@@ -195,19 +196,20 @@ template <bool kTransposed>
 void run(
     const Tensor& in, const std::vector<int64_t>& families, int64_t seed,
     const OptionalTensor& seed_on_device, bool shared, bool linear, const Tensor& out) {
+  Check check("diff_augment", "images", in, ScalarType::Float, ScalarType::BFloat16);
+  check.demand(in.dim() == 4, "images", "takes four dimensions");
+  check.reads("images", in, {in.size(0), in.size(1), in.size(2), in.size(3)});
+  if (seed_on_device) check.reads_whole_numbers("seed_on_device", *seed_on_device, {});
+  check.writes("out", out, {in.size(0), in.size(1), in.size(2), in.size(3)});
   if (in.numel() == 0) return;
   torch::stable::accelerator::DeviceGuard guard(in.get_device_index());
   Call call{
       chain_of(families, shared, linear), shape_of(in.size(1), in.size(2), in.size(3)),
       static_cast<uint64_t>(seed),
       seed_on_device ? seed_on_device->const_data_ptr<int64_t>() : nullptr};
-  auto dtype = in.scalar_type();
-  if (dtype == torch::headeronly::ScalarType::Float) {
+  if (check.dtype() == ScalarType::Float) {
     launch<kTransposed, float>(call, in, out);
   } else {
-    STD_TORCH_CHECK(
-        dtype == torch::headeronly::ScalarType::BFloat16,
-        "diff_augment on CUDA takes float32 or bfloat16");
     launch<kTransposed, __nv_bfloat16>(call, in, out);
   }
 }

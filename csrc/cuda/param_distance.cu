@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "checks.h"
 #include "device.cuh"
 
 namespace iadd::param_distance {
@@ -224,15 +225,23 @@ void compute(
 void distance_and_gradients(
     Tensor theta, Tensor start, Tensor target, OptionalTensor weight, bool weighted_normaliser,
     Tensor loss, OptionalTensor d_theta, OptionalTensor d_weight) {
+  // A direct call reaches this without Python's checks.
+  Check check("param_distance", "theta", theta, ScalarType::Float, ScalarType::BFloat16);
+  check.dimensions("theta", theta, 1);
+  int64_t count = theta.size(0);
+  check.demand(weight || !d_weight, "d_weight", "there is no weight");
+  check.reads("theta", theta, {count});
+  check.reads("start", start, {count});
+  check.reads("target", target, {count});
+  check.reads("weight", weight, {count});
+  check.writes("loss", loss, {}, Layout::kContiguous, ScalarType::Float);
+  check.writes("d_theta", d_theta, {count});
+  check.writes("d_weight", d_weight, {count});
   torch::stable::accelerator::DeviceGuard guard(theta.get_device_index());
   Inputs in{theta, start, target, weight, weighted_normaliser};
-  auto dtype = theta.scalar_type();
-  if (dtype == torch::headeronly::ScalarType::Float) {
+  if (check.dtype() == ScalarType::Float) {
     compute<float>(in, loss, d_theta, d_weight);
   } else {
-    STD_TORCH_CHECK(
-        dtype == torch::headeronly::ScalarType::BFloat16,
-        "param_distance on CUDA takes float32 or bfloat16");
     compute<__nv_bfloat16>(in, loss, d_theta, d_weight);
   }
 }

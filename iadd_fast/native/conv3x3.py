@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iadd_fast.native.library import operators
+from iadd_fast.native.library import laid_out, operators
 from iadd_fast.reference import conv3x3 as definition
 
 Pair = tuple[Tensor | None, Tensor | None]
@@ -118,7 +118,7 @@ def _sum_of_products(
     z = _writable_images(out, shape, images[0])
     operators().conv3x3.default(
         [_channels_last(image) for image in images],
-        [weight.contiguous() for weight in weights],
+        [laid_out(weight) for weight in weights],
         padding,
         _direct(weights[0]),
         _below_best,
@@ -133,7 +133,7 @@ def _sum_of_input_gradients(
     dx = _writable_images(out, tuple(x.shape), x)
     operators().conv3x3_input_gradient.default(
         [_channels_last(gradient) for gradient in gradients],
-        [weight.contiguous() for weight in weights],
+        [laid_out(weight) for weight in weights],
         padding,
         _direct(weights[0]),
         _below_best,
@@ -173,7 +173,7 @@ def _is_dense(images: Tensor) -> bool:
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    return images if _is_dense(images) else images.contiguous(memory_format=torch.channels_last)
+    return laid_out(images, torch.channels_last)
 
 
 def _writable_images(out: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iadd_fast.native.library import operators
+from iadd_fast.native.library import laid_out, operators
 
 # The order of `Family` in csrc/include/diff_augment.h.
 _CODES = {
@@ -22,7 +22,7 @@ def diff_augment(
     linear: bool = False,
 ) -> Tensor:
     """As ``reference.diff_augment``: at most eight families. The result is contiguous."""
-    images = images.contiguous()
+    images = laid_out(images)
     number, on_device = _seed(seed, images.device)
     out = torch.empty(images.shape, dtype=images.dtype, device=images.device)
     codes = [_CODES[family] for family in families]
@@ -34,7 +34,7 @@ def diff_augment_adjoint(
     cotangent: Tensor, families: tuple[str, ...], seed: int | Tensor, shared: bool
 ) -> Tensor:
     """As ``reference.diff_augment_adjoint``: at most eight families. The result is contiguous."""
-    cotangent = cotangent.contiguous()
+    cotangent = laid_out(cotangent)
     number, on_device = _seed(seed, cotangent.device)
     out = torch.empty(cotangent.shape, dtype=cotangent.dtype, device=cotangent.device)
     codes = [_CODES[family] for family in families]

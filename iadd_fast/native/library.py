@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 FOLDER = Path(__file__).parent
 
@@ -53,3 +54,15 @@ def operators() -> Any:
     if reason is not None:
         raise RuntimeError(f"the compiled operators are not available: {reason}")
     return torch.ops.iadd_fast_native
+
+
+def laid_out(tensor: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """``tensor`` dense in this format, copied where it is not."""
+    # Forward mode's zeros say they are contiguous and have the memory of one number.
+    written = tensor.clone() if tensor._is_zerotensor() else tensor
+    return written.contiguous(memory_format=layout)
+
+
+def laid_out_or_none(tensor: Tensor | None) -> Tensor | None:
+    """:func:`laid_out`, letting a missing tensor stay missing."""
+    return None if tensor is None else laid_out(tensor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iadd_fast.native.library import operators
+from iadd_fast.native.library import laid_out, laid_out_or_none, operators
 
 Outputs = tuple[Tensor, Tensor | None, Tensor | None]
 
@@ -25,7 +25,9 @@ def norm_relu_pool(
 ) -> Tensor:
     z, layout, last = _dense_planes(z)
     p = _pooled_like(z, pool, layout) if out is None else out
-    operators().norm_relu_pool.default(z, _flat(gamma), _flat(beta), eps, pool, last, p)
+    operators().norm_relu_pool.default(
+        z, laid_out_or_none(gamma), laid_out_or_none(beta), eps, pool, last, p
+    )
     return p
 
 
@@ -41,9 +43,9 @@ def norm_relu_pool_backward(
 ) -> Outputs:
     z, layout, last = _dense_planes(z)
     dz, dgamma, dbeta = _outputs_like(z, gamma) if out is None else out
-    dp = dp.contiguous(memory_format=layout)
+    dp = laid_out(dp, layout)
     operators().norm_relu_pool_backward.default(
-        z, _flat(gamma), _flat(beta), dp, eps, pool, last, dz, dgamma, dbeta
+        z, laid_out_or_none(gamma), laid_out_or_none(beta), dp, eps, pool, last, dz, dgamma, dbeta
     )
     return dz, dgamma, dbeta
 
@@ -62,14 +64,14 @@ def norm_relu_pool_tangent(
 ) -> Tensor:
     z, layout, last = _dense_planes(z)
     pdot = _pooled_like(z, pool, layout) if out is None else out
-    zdot = zdot.contiguous(memory_format=layout)
+    zdot = laid_out(zdot, layout)
     operators().norm_relu_pool_tangent.default(
         z,
-        _flat(gamma),
-        _flat(beta),
+        laid_out_or_none(gamma),
+        laid_out_or_none(beta),
         zdot,
-        _flat(gammadot),
-        _flat(betadot),
+        laid_out_or_none(gammadot),
+        laid_out_or_none(betadot),
         eps,
         pool,
         last,
@@ -97,13 +99,13 @@ def norm_relu_pool_backward_tangent(
     dzdot, dgammadot, dbetadot = _outputs_like(z, gamma) if out is None else out
     operators().norm_relu_pool_backward_tangent.default(
         z,
-        _flat(gamma),
-        _flat(beta),
-        dp.contiguous(memory_format=layout),
-        zdot.contiguous(memory_format=layout),
-        _flat(gammadot),
-        _flat(betadot),
-        None if dpdot is None else dpdot.contiguous(memory_format=layout),
+        laid_out_or_none(gamma),
+        laid_out_or_none(beta),
+        laid_out(dp, layout),
+        laid_out(zdot, layout),
+        laid_out_or_none(gammadot),
+        laid_out_or_none(betadot),
+        None if dpdot is None else laid_out(dpdot, layout),
         eps,
         pool,
         last,
@@ -119,7 +121,7 @@ def _dense_planes(z: Tensor) -> tuple[Tensor, torch.memory_format, bool]:
     """``z`` dense, the format it has, and whether that is channels-last."""
     if not z.is_contiguous() and z.is_contiguous(memory_format=torch.channels_last):
         return z, torch.channels_last, True
-    return z.contiguous(), torch.contiguous_format, False
+    return laid_out(z), torch.contiguous_format, False
 
 
 def _pooled_like(z: Tensor, pool: bool, layout: torch.memory_format) -> Tensor:
@@ -133,7 +135,3 @@ def _outputs_like(z: Tensor, gamma: Tensor | None) -> Outputs:
         return torch.empty_like(z), None, None
     dgamma = torch.empty(gamma.shape, dtype=gamma.dtype, device=gamma.device)
     return torch.empty_like(z), dgamma, torch.empty_like(dgamma)
-
-
-def _flat(vector: Tensor | None) -> Tensor | None:
-    return None if vector is None else vector.contiguous()

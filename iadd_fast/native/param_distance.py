@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iadd_fast.native.library import operators
+from iadd_fast.native.library import laid_out, laid_out_or_none, operators
 
 
 def param_distance(
@@ -34,12 +34,7 @@ def param_distance_gradients(
 def _contiguous(
     theta: Tensor, start: Tensor, target: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    return (
-        theta.contiguous(),
-        start.contiguous(),
-        target.contiguous(),
-        None if weight is None else weight.contiguous(),
-    )
+    return laid_out(theta), laid_out(start), laid_out(target), laid_out_or_none(weight)
 
 
 def _scalar(theta: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iadd_fast.native.library import operators
+from iadd_fast.native.library import laid_out, laid_out_or_none, operators
 
 
 def softmax_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
     loss = torch.empty((), dtype=logits.dtype, device=logits.device)
     operators().softmax_cross_entropy.default(
-        logits.contiguous(), labels.contiguous(), _dense(class_weights), loss
+        laid_out(logits), laid_out(labels), laid_out_or_none(class_weights), loss
     )
     return loss
 
@@ -21,10 +21,10 @@ def softmax_cross_entropy_backward(
 ) -> tuple[Tensor, Tensor | None]:
     dlogits, dlabels = _outputs(logits, labels)
     operators().softmax_cross_entropy_backward.default(
-        logits.contiguous(),
-        labels.contiguous(),
-        dloss,
-        _dense(class_weights),
+        laid_out(logits),
+        laid_out(labels),
+        laid_out(dloss),
+        laid_out_or_none(class_weights),
         dlogits,
         dlabels,
     )
@@ -40,11 +40,11 @@ def softmax_cross_entropy_tangent(
 ) -> Tensor:
     lossdot = torch.empty((), dtype=logits.dtype, device=logits.device)
     operators().softmax_cross_entropy_tangent.default(
-        logits.contiguous(),
-        labels.contiguous(),
-        logitsdot.contiguous(),
-        _dense(labelsdot),
-        _dense(class_weights),
+        laid_out(logits),
+        laid_out(labels),
+        laid_out(logitsdot),
+        laid_out_or_none(labelsdot),
+        laid_out_or_none(class_weights),
         lossdot,
     )
     return lossdot
@@ -61,21 +61,17 @@ def softmax_cross_entropy_backward_tangent(
 ) -> tuple[Tensor, Tensor | None]:
     dlogitsdot, dlabelsdot = _outputs(logits, labels)
     operators().softmax_cross_entropy_backward_tangent.default(
-        logits.contiguous(),
-        labels.contiguous(),
-        dloss,
-        logitsdot.contiguous(),
-        _dense(labelsdot),
-        dlossdot,
-        _dense(class_weights),
+        laid_out(logits),
+        laid_out(labels),
+        laid_out(dloss),
+        laid_out(logitsdot),
+        laid_out_or_none(labelsdot),
+        laid_out_or_none(dlossdot),
+        laid_out_or_none(class_weights),
         dlogitsdot,
         dlabelsdot,
     )
     return dlogitsdot, dlabelsdot
-
-
-def _dense(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
 
 
 def _outputs(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:

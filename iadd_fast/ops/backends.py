@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.native import library
 
 OPERATORS = (
@@ -66,8 +67,8 @@ class use_backend:  # noqa: N801 (used as a function and as a context, like torc
 
     def __init__(self, name: str | None) -> None:
         global _forced
-        if name is not None and name not in BACKENDS:
-            raise ValueError(f"name: got {name!r}; takes one of {', '.join(BACKENDS)} or None")
+        if name is not None:
+            arguments.choice("name", name, BACKENDS)
         self._before = _forced
         _forced = name
         _choose.cache_clear()

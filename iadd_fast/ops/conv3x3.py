@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iadd_fast.ops import chain
 from iadd_fast.ops.backends import implementation
-from iadd_fast.ops.checks import check_floating, check_like
+from iadd_fast.ops.checks import check_convolution
 
 
 def conv3x3(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:
@@ -35,7 +35,7 @@ def conv3x3(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:
     Raises:
         ValueError: a dtype, shape, device or padding that does not fit; a result without pixels.
     """
-    _check(x, weight, padding)
+    padding = check_convolution(x, weight, padding)
     if torch.compiler.is_compiling():
         return F.conv2d(x, weight, padding=padding)
     return chain.apply(_Conv3x3(implementation("conv3x3", x), padding), x, weight)
@@ -59,20 +59,3 @@ class _Conv3x3:
     def backward_tangent(self, x: Any, dy: Tensor, xdot: Any, dydot: Tensor | None) -> Any:
         dydot = torch.zeros_like(dy) if dydot is None else dydot
         return self.kernels.conv3x3_backward_tangent(*x, dy, *xdot, dydot, self.padding)
-
-
-def _check(x: Tensor, weight: Tensor, padding: int) -> None:
-    check_floating("x", x, 4, "(N, Cin, H, W)")
-    if 0 in x.shape:
-        raise ValueError(f"x: got shape {tuple(x.shape)}; every size has to be at least 1")
-    check_floating("weight", weight, 4, "(Cout, Cin, 3, 3)")
-    if weight.shape[0] == 0:
-        raise ValueError(f"weight: got shape {tuple(weight.shape)}; takes at least one output")
-    check_like("weight", weight, "x", x, (weight.shape[0], x.shape[1], 3, 3))
-    if isinstance(padding, bool) or not isinstance(padding, int) or not 0 <= padding <= 3:
-        raise ValueError(f"padding: got {padding!r}; takes a whole number from 0 to 3")
-    if min(x.shape[2:]) + 2 * padding < 3:
-        raise ValueError(
-            f"x: got planes of {x.shape[2]}x{x.shape[3]} with padding {padding}; a 3x3 "
-            "window takes sides of at least 3 with their padding"
-        )

@@ -11,10 +11,7 @@ from torch.autograd import Function
 from iadd_fast.ops import registered
 from iadd_fast.ops.backends import implementation
 from iadd_fast.ops.chain import applied
-from iadd_fast.ops.checks import check_floating
-
-FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
-LONGEST_CHAIN = 8
+from iadd_fast.ops.checks import check_flag, check_images, checked_families, checked_seed
 
 
 def diff_augment(
@@ -29,8 +26,9 @@ def diff_augment(
 
     Args:
         images: ``[N, C, H, W]``, floating point, any strides.
-        families: names out of :data:`FAMILIES`, in the order to apply, at most
-            :data:`LONGEST_CHAIN`; a name may come again.
+        families: names out of :data:`~iadd_fast.ops.checks.FAMILIES`, in the order to apply, at
+            most eight; a name may come again. Rotated planes have sides that differ by at most a
+            factor of 256.
         seed: fixes every draw (Philox 4x32-10 counters), equally on every device and backend; in
             0 .. 2^63 - 1, or an int64 scalar on the images' device, which the kernel reads itself.
         shared: one draw for the whole batch instead of one per sample.
@@ -40,11 +38,14 @@ def diff_augment(
         arithmetic is float32. Affine in ``images``: differentiable to any order in either mode.
 
     Raises:
-        ValueError: not a floating-point batch of images, an unknown family or too many of them, or
-            a seed out of range, of another dtype or on another device.
+        ValueError: not a floating-point batch of images, an unknown family or too many of them,
+            sides too unequal to rotate, or a seed out of range, of another dtype or on another
+            device.
     """
-    _check(images, families, seed)
-    families = tuple(families)
+    check_images("images", images)
+    families = checked_families(families, *images.shape[2:])
+    seed = checked_seed(seed, images)
+    check_flag("shared", shared)
     if torch.compiler.is_compiling():
         drawn = torch.as_tensor(seed, device=images.device)
         compiled: Tensor = registered.diff_augment(images, "_".join(families), drawn, shared, False)
@@ -92,22 +93,3 @@ class _Adjoint(Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         return applied(_Adjoint, ctx.kernels, ctx.chain, tangents[-1])
-
-
-def _check(images: Tensor, families: tuple[str, ...], seed: int | Tensor) -> None:
-    check_floating("images", images, 4, "batch (N, C, H, W)")
-    if 0 in images.shape[1:]:
-        raise ValueError(f"images: got shape {tuple(images.shape)}; takes sizes of at least 1")
-    for family in families:
-        if family not in FAMILIES:
-            raise ValueError(f"families: got {family!r}; takes names out of {', '.join(FAMILIES)}")
-    if len(families) > LONGEST_CHAIN:
-        raise ValueError(f"families: got {len(families)} of them; takes at most {LONGEST_CHAIN}")
-    if isinstance(seed, Tensor):
-        if (seed.dtype, seed.ndim, seed.device) != (torch.int64, 0, images.device):
-            raise ValueError(
-                f"seed: got {seed.dtype} of shape {tuple(seed.shape)} on {seed.device}; takes a "
-                f"number or an int64 scalar on {images.device}"
-            )
-    elif not 0 <= seed < 2**63:
-        raise ValueError(f"seed: got {seed}; takes 0 .. 2^63 - 1")

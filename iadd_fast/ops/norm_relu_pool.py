@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from iadd_fast.ops import chain, registered
 from iadd_fast.ops.backends import implementation
-from iadd_fast.ops.checks import check_floating, check_like
+from iadd_fast.ops.checks import check_planes
 
 
 def norm_relu_pool(
@@ -44,7 +43,7 @@ def norm_relu_pool(
     Raises:
         ValueError: a dtype, shape, device or eps that does not fit; a side below 2 with a pool.
     """
-    _check(z, gamma, beta, eps, pool)
+    eps = check_planes(z, gamma, beta, eps, pool)
     if torch.compiler.is_compiling():
         compiled: Tensor = registered.norm_relu_pool(z, gamma, beta, eps, pool)
         return compiled
@@ -90,25 +89,3 @@ class _Plain(_Affine):
     def backward_tangent(self, x: Any, dy: Tensor, xdot: Any, dydot: Tensor | None) -> Any:
         bare, baredot = (*x, None, None), (*xdot, None, None)
         return super().backward_tangent(bare, dy, baredot, dydot)[:1]
-
-
-def _check(z: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float, pool: bool) -> None:
-    check_floating("z", z, 4, "(N, C, H, W)")
-    if 0 in z.shape:
-        raise ValueError(f"z: got shape {tuple(z.shape)}; every size has to be at least 1")
-    if pool and min(z.shape[2:]) < 2:
-        raise ValueError(
-            f"z: got planes of {z.shape[2]}x{z.shape[3]}; the 2x2 pool takes sides of at least 2 "
-            "(pool=False leaves it out)"
-        )
-    if (gamma is None) != (beta is None):
-        missing, given = ("gamma", "beta") if gamma is None else ("beta", "gamma")
-        raise ValueError(f"{missing}: got None beside a {given}; takes both or neither")
-    for name, vector in (("gamma", gamma), ("beta", beta)):
-        if vector is not None:
-            check_like(name, vector, "z", z, (z.shape[1],))
-    arithmetic = torch.float64 if z.dtype == torch.float64 else torch.float32
-    # Smaller ones round to zero, and a constant plane to 0 / 0.
-    smallest = torch.finfo(arithmetic).tiny
-    if not (math.isfinite(eps) and eps >= smallest):
-        raise ValueError(f"eps: got {eps!r}; takes a positive number of at least {smallest:.1e}")

@@ -11,7 +11,7 @@ from torch.autograd import Function
 from iadd_fast.ops import registered
 from iadd_fast.ops.backends import implementation
 from iadd_fast.ops.chain import applied
-from iadd_fast.ops.checks import check_floating, check_like
+from iadd_fast.ops.checks import check_vectors
 from iadd_fast.reference import param_distance as reference
 from iadd_fast.reference.precision import widened
 
@@ -46,7 +46,7 @@ def param_distance(
     Raises:
         ValueError: shapes, dtypes or devices differ, or an unknown normaliser.
     """
-    _check(theta, start, target, weight, normaliser)
+    check_vectors(theta, start, target, weight, normaliser)
     weighted = normaliser == "weighted"
     if torch.compiler.is_compiling():
         return reference.param_distance(theta, start, target, weight, weighted)
@@ -66,7 +66,7 @@ def param_distance_gradients(
 
     The seed of a reverse sweep. Not differentiable itself; arguments and errors as there.
     """
-    _check(theta, start, target, weight, normaliser)
+    check_vectors(theta, start, target, weight, normaliser)
     weighted = normaliser == "weighted"
     theta, start, target = theta.detach(), start.detach(), target.detach()
     weight = None if weight is None else weight.detach()
@@ -165,16 +165,3 @@ def _closed_form_gradients(vectors: list[Any], weighted: bool) -> list[Tensor | 
     if weighted and weight is not None:
         d_start = widened(weight) * d_start
     return [d_theta, d_start, -d_theta - d_start, d_weight]
-
-
-def _check(
-    theta: Tensor, start: Tensor, target: Tensor, weight: Tensor | None, normaliser: str
-) -> None:
-    if normaliser not in ("start", "weighted"):
-        raise ValueError(f"normaliser: got {normaliser!r}; takes 'start' or 'weighted'")
-    check_floating("theta", theta, 1, "vector (P,)")
-    if theta.numel() == 0:
-        raise ValueError("theta: is empty; takes at least one parameter")
-    for name, other in (("start", start), ("target", target), ("weight", weight)):
-        if other is not None:
-            check_like(name, other, "theta", theta, tuple(theta.shape))

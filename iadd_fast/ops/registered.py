@@ -16,11 +16,30 @@ from torch import Tensor
 from torch.library import custom_op
 
 from iadd_fast.ops.backends import implementation
+from iadd_fast.ops.checks import (
+    check_classes,
+    check_entropy,
+    check_images,
+    check_like,
+    check_planes,
+    check_vectors,
+    checked_families,
+    checked_seed,
+)
 
 
-def _define(name: str, schema: str, function: Any, fake: Any) -> Any:
-    operator = custom_op(f"iadd_fast::{name}", mutates_args=(), schema=schema)(function)
-    operator.register_fake(fake)
+def _define(name: str, schema: str, check: Any, function: Any, fake: Any) -> Any:
+    """The operator of that name; ``check`` sees the arguments of a call and of a fake alike."""
+
+    def checked(run: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            check(*arguments)
+            return run(*arguments)
+
+        return call
+
+    operator = custom_op(f"iadd_fast::{name}", mutates_args=(), schema=schema)(checked(function))
+    operator.register_fake(checked(fake))
     return operator
 
 
@@ -67,9 +86,20 @@ def _norm_relu_pool_backward(
     return _laid_out(dz, z), _or_nothing(dgamma, z), _or_nothing(dbeta, z)
 
 
-def _fake_pooled(z: Tensor, pool: bool) -> Tensor:
+def _pooled(z: Tensor, pool: bool) -> tuple[int, ...]:
     samples, channels, height, width = z.shape
-    shape = (samples, channels, height // 2, width // 2) if pool else z.shape
+    return (samples, channels, height // 2, width // 2) if pool else tuple(z.shape)
+
+
+def _check_planes_backward(
+    z: Tensor, gamma: Tensor | None, beta: Tensor | None, dp: Tensor, eps: float, pool: bool
+) -> None:
+    check_planes(z, gamma, beta, eps, pool)
+    check_like("dp", dp, "z", z, _pooled(z, pool))
+
+
+def _fake_pooled(z: Tensor, pool: bool) -> Tensor:
+    shape = _pooled(z, pool)
     return torch.empty(shape, dtype=z.dtype, device=z.device, memory_format=_layout(z))
 
 
@@ -77,12 +107,14 @@ _AFFINE = "Tensor z, Tensor? gamma, Tensor? beta"
 norm_relu_pool = _define(
     "norm_relu_pool",
     f"({_AFFINE}, float eps, bool pool) -> Tensor",
+    check_planes,
     _norm_relu_pool,
     lambda z, gamma, beta, eps, pool: _fake_pooled(z, pool),
 )
 norm_relu_pool_backward = _define(
     "norm_relu_pool_backward",
     f"({_AFFINE}, Tensor dp, float eps, bool pool) -> (Tensor, Tensor, Tensor)",
+    _check_planes_backward,
     _norm_relu_pool_backward,
     lambda z, gamma, beta, dp, eps, pool: (_empty_like(z), *_vectors(gamma, z)),
 )
@@ -103,6 +135,7 @@ norm_relu_pool.register_autograd(_differentiate_planes, setup_context=_save_plan
 
 
 def _softmax_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    check_classes(logits, labels)
     kernels = implementation("softmax_cross_entropy", logits)
     return kernels.softmax_cross_entropy(logits, labels, class_weights)
 
@@ -110,9 +143,17 @@ def _softmax_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor
 def _softmax_cross_entropy_backward(
     logits: Tensor, labels: Tensor, dloss: Tensor, class_weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    check_classes(logits, labels)
     kernel = implementation("softmax_cross_entropy", logits).softmax_cross_entropy_backward
     dlogits, dlabels = kernel(logits, labels, dloss, class_weights)
     return dlogits.contiguous(), _or_nothing(dlabels, logits).contiguous()
+
+
+def _check_entropy_backward(
+    logits: Tensor, labels: Tensor, dloss: Tensor, class_weights: Tensor | None
+) -> None:
+    check_entropy(logits, labels, class_weights)
+    check_like("dloss", dloss, "the loss", _scalar(logits), ())
 
 
 def _fake_entropy_gradients(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,12 +164,14 @@ def _fake_entropy_gradients(logits: Tensor, labels: Tensor) -> tuple[Tensor, Ten
 softmax_cross_entropy = _define(
     "softmax_cross_entropy",
     "(Tensor logits, Tensor labels, Tensor? class_weights) -> Tensor",
+    check_entropy,
     _softmax_cross_entropy,
     lambda logits, labels, class_weights: _scalar(logits),
 )
 softmax_cross_entropy_backward = _define(
     "softmax_cross_entropy_backward",
     "(Tensor logits, Tensor labels, Tensor dloss, Tensor? class_weights) -> (Tensor, Tensor)",
+    _check_entropy_backward,
     _softmax_cross_entropy_backward,
     lambda logits, labels, dloss, class_weights: _fake_entropy_gradients(logits, labels),
 )
@@ -163,15 +206,27 @@ def _names(families: str) -> tuple[str, ...]:
     return tuple(families.split("_")) if families else ()
 
 
+def _check_augmented(name: str, batch: Tensor, families: str, seed: Tensor) -> None:
+    check_images(name, batch)
+    checked_families(_names(families), *batch.shape[2:])
+    checked_seed(seed, batch)
+
+
 diff_augment = _define(
     "diff_augment",
     "(Tensor images, str families, Tensor seed, bool shared, bool linear) -> Tensor",
+    lambda images, families, seed, shared, linear: _check_augmented(
+        "images", images, families, seed
+    ),
     _diff_augment,
     lambda images, families, seed, shared, linear: images.new_empty(images.shape),
 )
 diff_augment_adjoint = _define(
     "diff_augment_adjoint",
     "(Tensor cotangent, str families, Tensor seed, bool shared) -> Tensor",
+    lambda cotangent, families, seed, shared: _check_augmented(
+        "cotangent", cotangent, families, seed
+    ),
     _diff_augment_adjoint,
     lambda cotangent, families, seed, shared: cotangent.new_empty(cotangent.shape),
 )
@@ -209,6 +264,9 @@ param_distance_gradients = _define(
     "param_distance_gradients",
     "(Tensor theta, Tensor start, Tensor target, Tensor? weight, bool weighted) "
     "-> (Tensor, Tensor, Tensor)",
+    lambda theta, start, target, weight, weighted: check_vectors(
+        theta, start, target, weight, "weighted" if weighted else "start"
+    ),
     _param_distance_gradients,
     lambda theta, start, target, weight, weighted: (
         _scalar(theta),

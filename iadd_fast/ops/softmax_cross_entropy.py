@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iadd_fast.ops import chain, registered
 from iadd_fast.ops.backends import implementation
-from iadd_fast.ops.checks import check_floating, check_like
+from iadd_fast.ops.checks import check_classes, check_entropy
 
 
 def softmax_cross_entropy(
@@ -38,10 +38,11 @@ def softmax_cross_entropy(
         ValueError: a dtype, shape or device that does not fit, a class out of range (on the CPU),
             or class weights that require a gradient.
     """
-    _check(logits, labels, class_weights)
+    check_entropy(logits, labels, class_weights)
     if torch.compiler.is_compiling():
         compiled: Tensor = registered.softmax_cross_entropy(logits, labels, class_weights)
         return compiled
+    check_classes(logits, labels)
     kernels = implementation("softmax_cross_entropy", logits)
     if labels.is_floating_point():
         return chain.apply(_Soft(kernels, class_weights), logits, labels)
@@ -93,35 +94,3 @@ class _Hard:
     def backward_tangent(self, x: Any, dy: Tensor, xdot: Any, dydot: Tensor | None) -> Any:
         kernel = self.kernels.softmax_cross_entropy_backward_tangent
         return kernel(*x, self.labels, dy, *xdot, None, dydot, self.class_weights)[:1]
-
-
-def _check(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> None:
-    check_floating("logits", logits, 2, "(N, C)")
-    count, classes = logits.shape
-    if count == 0 or classes == 0:
-        raise ValueError(f"logits: got shape {tuple(logits.shape)}; takes at least one of each")
-    if labels.is_floating_point():
-        check_like("labels", labels, "logits", logits, (count, classes))
-    elif (labels.dtype, tuple(labels.shape), labels.device) != (
-        torch.int64,
-        (count,),
-        logits.device,
-    ):
-        raise ValueError(
-            f"labels: got {labels.dtype} of shape {tuple(labels.shape)} on {labels.device}; takes "
-            f"int64 ({count},) or probabilities ({count}, {classes}) on {logits.device}"
-        )
-    elif labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        # Reading the values of a GPU tensor would wait for it.
-        low, high = (int(bound) for bound in labels.aminmax())
-        if low < 0 or high >= classes:
-            raise ValueError(
-                f"labels: got classes {low} .. {high}; takes 0 .. {classes - 1}, as logits have "
-                f"{classes} columns"
-            )
-    if class_weights is not None:
-        check_like("class_weights", class_weights, "logits", logits, (classes,))
-        if class_weights.requires_grad:
-            raise ValueError(
-                "class_weights: require a gradient; they are constants here (detach them)"
-            )

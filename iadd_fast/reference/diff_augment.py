@@ -156,9 +156,20 @@ def _rotate_grid(images: Tensor, words: Words) -> Tensor:
 
 
 def _grid(images: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    zero = torch.zeros_like(a)
-    affine = torch.stack([a, b, zero, c, d, zero], dim=1).view(-1, 2, 3)
-    return F.affine_grid(affine, list(images.shape), align_corners=True)
+    """``F.affine_grid`` with ``align_corners=True``, which takes no empty batch.
+
+    A side of one pixel has the coordinate 0, as there.
+    """
+    y, x = (_coordinates(images, axis) for axis in (2, 3))
+    a, b, c, d = (value.view(-1, 1, 1) for value in (a, b, c, d))
+    y, x = y.view(1, -1, 1), x.view(1, 1, -1)
+    return torch.stack([a * x + b * y, c * x + d * y], dim=-1)
+
+
+def _coordinates(images: Tensor, axis: int) -> Tensor:
+    size = images.shape[axis]
+    begin = -1 if size > 1 else 0
+    return torch.linspace(begin, -begin, size, dtype=images.dtype, device=images.device)
 
 
 def _resample(images: Tensor, grid: Tensor) -> Tensor:

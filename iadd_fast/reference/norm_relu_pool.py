@@ -139,7 +139,9 @@ def _normalised(
     """``xh``, ``r``, ``s`` and gamma as a column (1 without affine)."""
     z = widened(z)
     centred = z - _mean(z)
-    r = torch.rsqrt(_mean(centred.square()) + eps)
+    variance = _mean(centred.square())
+    # NaN where the variance overflowed: an r of 0 would pass for a plane without spread.
+    r = torch.rsqrt(variance + eps) + (variance - variance)
     xh = centred * r
     if gamma is None or beta is None:
         return xh, r, (xh > 0).to(z.dtype), 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from iadd_fast.reference.precision import widened
@@ -13,8 +12,9 @@ def param_distance(
 ) -> Tensor:
     """``sum (w (theta - target))^2 / sum (v (start - target))^2``, v = w if weighted else 1.
 
-    Sums are accumulated in float64. bfloat16 and float16 are storage: the arithmetic, and the
-    distance, are float32. Differentiable in all arguments to any order.
+    Squares and sums are in float64, where those of float32 numbers neither overflow nor vanish.
+    bfloat16 and float16 are storage: the other arithmetic, and the distance, are float32.
+    Differentiable in all arguments to any order.
     """
     theta, start, target = widened(theta), widened(start), widened(target)
     difference, span = theta - target, start - target
@@ -22,7 +22,7 @@ def param_distance(
         difference = widened(weight) * difference
         if weighted_normaliser:
             span = widened(weight) * span
-    total = difference.square().sum(dtype=torch.float64) / span.square().sum(dtype=torch.float64)
+    total = _squares(difference) / _squares(span)
     return total.to(theta.dtype)
 
 
@@ -41,18 +41,22 @@ def param_distance_gradients(
     theta, start, target = widened(theta), widened(start), widened(target)
     difference, span = theta - target, start - target
     if weight is None:
-        denominator = span.square().sum(dtype=torch.float64)
-        loss = difference.square().sum(dtype=torch.float64) / denominator
+        denominator = _squares(span)
+        loss = _squares(difference) / denominator
         d_theta = difference * (2 / denominator).to(theta.dtype)
         return loss.to(theta.dtype), d_theta.to(dtype), None
     weight = widened(weight)
     scaled, scaled_span = weight * difference, span
     if weighted_normaliser:
         scaled_span = weight * span
-    denominator = scaled_span.square().sum(dtype=torch.float64)
-    loss = (scaled.square().sum(dtype=torch.float64) / denominator).to(theta.dtype)
+    denominator = _squares(scaled_span)
+    loss = (_squares(scaled) / denominator).to(theta.dtype)
     factor = (2 / denominator).to(theta.dtype)
     d_weight = scaled * difference
     if weighted_normaliser:
         d_weight = d_weight - loss * scaled_span * span
     return loss, (factor * weight * scaled).to(dtype), (factor * d_weight).to(dtype)
+
+
+def _squares(values: Tensor) -> Tensor:
+    return values.double().square().sum()

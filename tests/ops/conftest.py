@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-import torch
 
 from iadd_fast import ops
+from tests.ops import odd
 
 
 @pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``torch.empty`` and its relatives give NaN (-1 for whole numbers)."""
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
-        monkeypatch.setattr(owner, name, _poisoning(getattr(owner, name)))
-
-
-def _poisoning(allocate: Any) -> Any:
-    def allocate_poisoned(*arguments: Any, **keywords: Any) -> Any:
-        tensor = allocate(*arguments, **keywords)
-        return tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
-
-    return allocate_poisoned
+def poisoned() -> Iterator[None]:
+    """``odd.poisoned`` for a whole test."""
+    with odd.poisoned():
+        yield
 
 
 @pytest.fixture(params=["cpp", "reference"])

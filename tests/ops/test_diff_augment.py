@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from iadd_fast import ops
 from iadd_fast.augment import DSA, Augmentation
 from iadd_fast.ops.backends import implementation
-from iadd_fast.ops.diff_augment import FAMILIES, diff_augment
+from iadd_fast.ops.checks import FAMILIES
+from iadd_fast.ops.diff_augment import diff_augment
 from iadd_fast.reference import diff_augment as definition
 from iadd_fast.reference.philox import integers, philox, uniform
 from tests.tolerances import assert_close
