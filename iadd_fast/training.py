@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.augment import Augmentation
+from iadd_fast.fused import choices
+from iadd_fast.fused.counting import count_right
 from iadd_fast.fused.network import FusedNetwork, why_not
 from iadd_fast.fused.precision import check_tf32, products_in
-from iadd_fast.fused.training import Recipe, TrainingSet, count_right, train_fused
+from iadd_fast.fused.training import Recipe, TrainingSet, train_fused
+from iadd_fast.memory import Done, attempt, going_on, nothing_helps
 from iadd_fast.seeds import derive, generator
-from iadd_fast.students import Student
+from iadd_fast.students import Student, check_labels
 
 ENGINES = ("auto", "fused", "plain")
+#: Share of a GPU's free memory that a data set may take there; a larger one stays on the host.
+SHARE_OF_FREE = 0.5
 
 
 def train(
@@ -40,7 +47,9 @@ def train(
 
     Args:
         student: the network. theta: its first parameters ``[P]``, left unchanged.
-        images: ``[N, ...]``. labels: int64 ``[N]`` or probabilities ``[N, classes]``.
+        images: ``[N, ...]``, on theta's device or on the CPU (memory-mapped, say), from where each
+            batch is copied: the same results. labels: int64 ``[N]`` or probabilities
+            ``[N, classes]``.
         lr, epochs, batch_size, momentum, weight_decay: of SGD (PyTorch's conventions).
         decay: learning rate x 0.1 from epoch ``epochs // 2 + 1`` on, the momentum dropped there
             (MTT's ``evaluate_synset``).
@@ -60,6 +69,7 @@ def train(
     Raises:
         ValueError: as :func:`train_many`.
     """
+    arguments.instance("student", student, Student, "a Student")
     student.check_theta(theta)
     told = None if on_epoch is None else lambda _, done, theta: on_epoch(done, theta)
     return train_many(
@@ -115,25 +125,39 @@ def train_many(
         The final parameters ``[K, P]``.
 
     Raises:
-        ValueError: parameters, sets or seeds that do not fit together, no images, hard labels out
-            of range, an unknown engine or precision, or engine fused where it does not apply.
+        TypeError, ValueError: parameters, sets or seeds that do not fit together, no images, labels
+            that are not the student's classes, a value out of range, an unknown engine or
+            precision, or engine fused where it does not apply.
+        OutOfMemory: memory ran out, and no smaller way is left; names the settings to lower.
+
+    Warns:
+        UserWarning: memory ran out in engine fused, which goes on with fewer networks at once.
     """
-    if thetas.ndim != 2 or thetas.shape[1] != student.num_parameters:
+    arguments.instance("student", student, Student, "a Student")
+    arguments.tensor("thetas", thetas)
+    good = thetas.is_floating_point() and thetas.ndim == 2 and len(thetas) > 0
+    if not good or thetas.shape[1] != student.num_parameters:
         raise ValueError(
-            f"thetas: got shape {tuple(thetas.shape)}; takes one row of {student.num_parameters} "
+            f"thetas: got {arguments.shown(thetas)}; takes one row of {student.num_parameters} "
             "parameters for each network"
         )
+    recipe = _recipe(lr, epochs, batch_size, momentum, weight_decay, decay, augment)
+    if at_once is not None:
+        at_once = arguments.whole("at_once", at_once)
     _check_sets(sets, seeds, len(thetas))
     check_tf32(precision, thetas)
     images = sets[0][0]
     fused = _is_fused(engine, student, thetas, images)
     if fused:
         for _, labels in sets:
-            _check_labels(student, labels, thetas)
+            check_labels(labels, len(images), FusedNetwork(student).classes, thetas.dtype)
         if augment is not None:
             augment(images[:1], 0)  # its checks: the trainer calls the backend itself
-    sets = list(sets) * len(thetas) if len(sets) == 1 else sets
-    recipe = Recipe(lr, epochs, batch_size, momentum, weight_decay, decay, augment)
+    else:
+        for images, labels in sets:
+            student.check_samples(thetas[0], images, labels)
+    sets = [(images, labels.to(thetas.device)) for images, labels in sets]
+    sets = sets * len(thetas) if len(sets) == 1 else sets
     thetas = thetas.detach()
     with products_in(precision, thetas.device):
         if fused:
@@ -144,6 +168,18 @@ def train_many(
                 for k in range(len(thetas))
             ]
         )
+
+
+def placed(images: Tensor, device: torch.device) -> Tensor:
+    """``images`` on ``device`` where half of its free memory holds them, else where they are.
+
+    What stays on the host costs a copy a batch, which runs beside the computation.
+    """
+    if device.type == "cuda" and images.device != device:
+        free, _ = torch.cuda.mem_get_info(device)
+        if images.nbytes > SHARE_OF_FREE * free:
+            return images
+    return images.to(device)
 
 
 def _train_plain(
@@ -172,15 +208,30 @@ def _train_plain(
             sgd = optimiser(recipe.lr * 0.1)
         order = torch.randperm(len(images), generator=draw).to(images.device)
         for number, batch in enumerate(order.split(recipe.batch_size)):
-            inputs = images[batch]
+            inputs = images[batch].to(theta.device)
             if recipe.augment is not None:
                 inputs = recipe.augment(inputs, derive(seed, "augment", epoch, number))
-            loss = F.cross_entropy(student.apply(theta, inputs), labels[batch])
-            (theta.grad,) = torch.autograd.grad(loss, theta)
+            wanted = labels[batch.to(labels.device)]
+            gradient = attempt(
+                functools.partial(_gradient, student, theta, inputs, wanted), theta.device
+            )
+            if not isinstance(gradient, Done):
+                what = f"training on batches of {len(batch)}"
+                raise nothing_helps(what, gradient, [_batch_size(recipe.batch_size)])
+            theta.grad = gradient.value
             sgd.step()
         if on_epoch is not None:
             on_epoch(network, epoch + 1, theta.detach())
     return theta.detach()
+
+
+def _gradient(student: Student, theta: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+    loss = F.cross_entropy(student.apply(theta, inputs), labels)
+    return torch.autograd.grad(loss, theta)[0]
+
+
+def _batch_size(size: int) -> str:
+    return f"batch_size: got {size}; try {max(1, size // 2)}"
 
 
 @torch.no_grad()
@@ -189,30 +240,95 @@ def accuracy(
 ) -> float:
     """Share of ``images`` whose largest logit is at their label, in percent.
 
+    An image whose logits are not all finite counts as wrong: a diverged network has 0 %, not the
+    share of the class at which ``argmax`` finds the first NaN.
+
     Args:
         student: the network; the fused forward runs where it applies. theta: parameters ``[P]``.
-        images: ``[N, ...]``. labels: int64 ``[N]``.
-        batch_size: most images that go through the network at once.
+        images: ``[N, ...]``, on theta's device or elsewhere, from where each batch is copied.
+            labels: int64 ``[N]``.
+        batch_size: most images that go through the network at once. Where memory runs out it is
+            halved (with a warning), which the student's following tests begin with.
 
     Raises:
-        ValueError: no images, or parameters of another student.
+        TypeError, ValueError: no images, images or parameters of another student, or labels that
+            are not its classes.
+        OutOfMemory: memory runs out for a single image.
     """
-    if images.shape[0] == 0:
+    arguments.instance("student", student, Student, "a Student")
+    arguments.tensor("images", images)
+    if images.ndim == 0 or images.shape[0] == 0:
         raise ValueError("images: got none; an accuracy needs at least one")
     student.check_theta(theta)
-    with products_in("float32", images.device):
-        if _is_fused("auto", student, theta, images):
-            right = count_right(student, theta, images, labels, batch_size)
-        else:
-            right = torch.zeros((), dtype=torch.int64, device=images.device)
-            for part, wanted in zip(
-                images.split(batch_size), labels.split(batch_size), strict=True
-            ):
-                right += (student.apply(theta, part).argmax(1) == wanted).sum()
-    return 100.0 * int(right) / images.shape[0]
+    batch_size = arguments.whole("batch_size", batch_size)
+    device, size = theta.device, min(batch_size, len(images))
+    fused = _is_fused("auto", student, theta, images)
+    if arguments.tensor("labels", labels).is_floating_point():
+        raise ValueError(f"labels: got {labels.dtype}; an accuracy takes int64 [{len(images)}]")
+    if fused:
+        check_labels(labels, len(images), FusedNetwork(student).classes, theta.dtype)
+        itemsize = images.element_size()
+        size = choices.samples_at_once(FusedNetwork(student), size, device, itemsize)
+    else:
+        student.check_samples(theta, images, labels)
+    sizes: dict[tuple[object, ...], int] = student.compiled.setdefault("testing plans", {})
+    size = min(size, sizes.get((device, theta.dtype), size))
+    with products_in("float32", device):
+        while True:
+            count = functools.partial(
+                count_right if fused else _count_right, student, theta, images, labels, size
+            )
+            right = attempt(count, device)
+            if isinstance(right, Done):
+                return 100.0 * int(right.value) / images.shape[0]
+            what = f"testing {size} images at once"
+            if size == 1:
+                raise nothing_helps(what, right, ["the size of the student or of the images"])
+            size = sizes[device, theta.dtype] = -(-size // 2)
+            going_on(what, right, f"with {size} at once", f"batch_size={size}")
+
+
+def _count_right(
+    student: Student, theta: Tensor, images: Tensor, labels: Tensor, size: int
+) -> Tensor:
+    right = torch.zeros((), dtype=torch.int64, device=theta.device)
+    for part, wanted in zip(images.split(size), labels.split(size), strict=True):
+        logits = student.apply(theta, part.to(theta.device))
+        hit = logits.argmax(1) == wanted.to(theta.device)
+        right += (hit & logits.isfinite().all(1)).sum()
+    return right
+
+
+def _recipe(
+    lr: float,
+    epochs: int,
+    batch_size: int,
+    momentum: float,
+    weight_decay: float,
+    decay: bool,
+    augment: Augmentation | None,
+) -> Recipe:
+    """The settings of SGD, each checked."""
+    arguments.instance("augment", augment, Augmentation | None, "an Augmentation or None")
+    return Recipe(
+        arguments.number("lr", lr, least=0),
+        arguments.whole("epochs", epochs, least=0),
+        arguments.whole("batch_size", batch_size),
+        arguments.number("momentum", momentum, least=0, below=1),
+        arguments.number("weight_decay", weight_decay, least=0),
+        arguments.instance("decay", decay, bool, "True or False"),
+        augment,
+    )
 
 
 def _check_sets(sets: Sequence[TrainingSet], seeds: Sequence[int], networks: int) -> None:
+    arguments.instance("seeds", seeds, Sequence, "one seed for each network")
+    arguments.instance("sets", sets, Sequence, "pairs of images and labels")
+    for seed in seeds:
+        arguments.whole("seeds", seed, -arguments.LARGEST)
+    for images, labels in sets:
+        arguments.tensor("images", images)
+        arguments.tensor("labels", labels)
     if len(seeds) != networks:
         raise ValueError(f"seeds: got {len(seeds)}; takes one for each of {networks} networks")
     if len(sets) not in (1, networks):
@@ -222,11 +338,9 @@ def _check_sets(sets: Sequence[TrainingSet], seeds: Sequence[int], networks: int
     kinds = {f"{_kind(images)} with labels {_kind(labels)}" for images, labels in sets}
     if len(kinds) > 1:
         raise ValueError(f"sets: got {' and '.join(sorted(kinds))}; takes sets of one kind")
-    images, labels = sets[0]
-    if len(images) == 0:
+    images = sets[0][0]
+    if images.ndim == 0 or len(images) == 0:
         raise ValueError("images: got none; training needs at least one")
-    if len(labels) != len(images):
-        raise ValueError(f"labels: got {len(labels)} for {len(images)} images; takes one for each")
 
 
 def _kind(tensor: Tensor) -> str:
@@ -234,8 +348,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _is_fused(engine: str, student: Student, theta: Tensor, images: Tensor) -> bool:
-    if engine not in ENGINES:
-        raise ValueError(f"engine: got {engine!r}; takes one of {', '.join(ENGINES)}")
+    arguments.choice("engine", engine, ENGINES)
     if engine == "plain":
         return False
     reason = _why_not_fused(student, theta, images)
@@ -256,26 +369,6 @@ def _why_not_fused(student: Student, theta: Tensor, images: Tensor) -> str | Non
     sample = FusedNetwork(student).sample_shape
     if tuple(images.shape[1:]) != sample:
         return f"this student takes images of shape {sample}; got {tuple(images.shape[1:])}"
-    if images.device != theta.device:
+    if images.device != theta.device and images.device.type != "cpu":
         return f"the parameters are on {theta.device}, the images on {images.device}"
     return None
-
-
-def _check_labels(student: Student, labels: Tensor, thetas: Tensor) -> None:
-    """The operators index with hard labels unchecked."""
-    classes = FusedNetwork(student).classes
-    if labels.is_floating_point():
-        good = labels.ndim == 2 and labels.shape[1] == classes and labels.dtype == thetas.dtype
-    else:
-        good = labels.ndim == 1 and labels.dtype == torch.int64
-    if not good or labels.device != thetas.device:
-        raise ValueError(
-            f"labels: got {labels.dtype} of shape {tuple(labels.shape)} on {labels.device}; takes "
-            f"int64 [N] or {thetas.dtype} [N, {classes}] on {thetas.device}"
-        )
-    if labels.ndim == 1:
-        least, largest = int(labels.min()), int(labels.max())
-        if least < 0 or largest >= classes:
-            raise ValueError(
-                f"labels: got values from {least} to {largest}; takes 0 to {classes - 1}"
-            )

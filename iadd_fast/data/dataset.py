@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.data.transform import Transform
+from iadd_fast.devices import resolve_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +22,20 @@ class Split:
         labels: int64 ``[N]``, from 0 to classes - 1.
 
     Raises:
-        ValueError: the counts differ, or the labels are not int64 ``[N]``.
+        TypeError, ValueError: the counts differ, the images are no floats, or the labels are not
+            int64 ``[N]``.
     """
 
     images: Tensor
     labels: Tensor
 
     def __post_init__(self) -> None:
+        arguments.instance("images", self.images, Tensor, "a tensor")
+        arguments.instance("labels", self.labels, Tensor, "a tensor")
+        if self.images.ndim < 2 or not self.images.is_floating_point():
+            raise ValueError(
+                f"images: got {arguments.shown(self.images)}; takes floats (N, channels, ...)"
+            )
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             raise ValueError(
                 f"labels: got {self.labels.dtype} of shape {tuple(self.labels.shape)} for images "
@@ -38,17 +47,38 @@ class Split:
 
     def to(self, device: torch.device | str) -> Split:
         """The same part on ``device``."""
+        if str(device) != "meta":
+            device = resolve_device(device)
         return Split(self.images.to(device), self.labels.to(device))
 
     def subset(self, indices: Tensor | Sequence[int]) -> Split:
-        """The images and labels at ``indices``, in that order."""
-        chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.labels.device)
+        """The images and labels at ``indices``, in that order.
+
+        Raises:
+            TypeError, ValueError: they are no whole numbers (a mask is none either).
+            IndexError: one is out of range.
+        """
+        if not isinstance(indices, Tensor):
+            arguments.instance("indices", indices, Sequence, "whole numbers")
+            indices = torch.tensor(
+                [arguments.whole("indices", index, least=0) for index in indices],
+                dtype=torch.int64,
+            )
+        arguments.tensor("indices", indices)
+        if indices.dtype != torch.int64 or indices.ndim != 1:
+            raise ValueError(f"indices: got {arguments.shown(indices)}; takes int64 (count,)")
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+            raise IndexError(
+                f"indices: got {int(indices.min())} to {int(indices.max())}; takes 0 to "
+                f"{len(self) - 1}"
+            )
+        chosen = indices.to(self.labels.device)
         return Split(self.images[chosen], self.labels[chosen])
 
 
 @dataclass(eq=False)
 class Data:
-    """A data set in memory.
+    """A data set, in memory or mapped from a file (``load_data(cache=...)``).
 
     Attributes:
         name: what reports call it.
@@ -83,12 +113,15 @@ class Data:
         return tuple(self.train.images.shape[1:])
 
     def all_training(self) -> Split:
-        """Training and validation part together, in this order."""
+        """Training and validation part together, in this order; not to be written to.
+
+        Nothing is copied where they are neighbours in memory, as :func:`load_data` leaves them.
+        """
         if len(self.validation) == 0:
             return self.train
         return Split(
-            torch.cat([self.train.images, self.validation.images]),
-            torch.cat([self.train.labels, self.validation.labels]),
+            _joined(self.train.images, self.validation.images),
+            _joined(self.train.labels, self.validation.labels),
         )
 
     def to(self, device: torch.device | str) -> Data:
@@ -99,3 +132,16 @@ class Data:
             validation=self.validation.to(device),
             test=None if self.test is None else self.test.to(device),
         )
+
+
+def _joined(first: Tensor, second: Tensor) -> Tensor:
+    neighbours = (
+        first.is_contiguous()
+        and second.is_contiguous()
+        and (first.dtype, first.shape[1:]) == (second.dtype, second.shape[1:])
+        and first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+        and second.storage_offset() == first.storage_offset() + first.numel()
+    )
+    if not neighbours:
+        return torch.cat([first, second])
+    return first.as_strided((len(first) + len(second), *first.shape[1:]), first.stride())

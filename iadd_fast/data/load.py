@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from iadd_fast import arguments
+from iadd_fast.data import cache as caching
 from iadd_fast.data.dataset import Data, Split
+from iadd_fast.data.pixels import Pixels
 from iadd_fast.data.sources import (
     arrays,
     cifar,
@@ -25,7 +31,11 @@ from iadd_fast.data.sources import (
 )
 from iadd_fast.data.sources.part import Part, Source
 from iadd_fast.data.transform import NORMALISATIONS, Transform, fit
+from iadd_fast.reading import check_memory
 from iadd_fast.seeds import generator
+
+#: Longest side to which images are resized.
+LARGEST_SIDE = 8192
 
 _TAKES = (
     "'digits', the path of a folder, .npz, .npy or UCR's .tsv file, an array or tensor with "
@@ -49,8 +59,9 @@ def load_data(
     image_size: int | tuple[int, int] | None = None,
     name: str | None = None,
     seed: int = 0,
+    cache: str | Path | None = None,
 ) -> Data:
-    """Read ``source`` into memory, split it and normalise it.
+    """Read ``source``, split it and normalise it, in memory or, with ``cache``, in a mapped file.
 
     uint8 pixels are divided by 255; float pixels are taken as they are. Labels become 0, 1, ... in
     the order of their values; ``class_names`` keeps the originals or what the source calls them.
@@ -85,31 +96,42 @@ def load_data(
         image_size: height and width (one number: both) to resize images in folders to.
         name: what reports call the data; by default the name of the folder, file or class.
         seed: of the images held out.
+        cache: folder on a local disk. The normalised images are written there once, in a file that
+            is named by what it holds, and mapped from it, so that data larger than memory can be
+            loaded: ``.npy`` files and class folders are read piece by piece (a class folder is
+            decoded into an unnamed file there first); the other sources are held in memory while
+            they are read. ``Data`` is the same bit for bit. The file takes four bytes a value and
+            can be deleted whenever nobody has it open; a damaged one is written anew.
 
     Raises:
+        OSError: ``cache`` cannot be written to.
         FileNotFoundError: a path that does not exist.
         TypeError: a source or argument of another type.
         ValueError: a source or argument that cannot be used; says where, what and what is taken.
     """
     if isinstance(source, Data):
         return source
-    if normalise not in NORMALISATIONS:
-        takes = ", ".join(map(repr, NORMALISATIONS))
-        raise ValueError(f"normalise: got {normalise!r}; takes one of {takes}")
-    _check_fraction("validation_fraction", validation_fraction)
-    _check_fraction("test_fraction", test_fraction)
+    arguments.choice("normalise", normalise, NORMALISATIONS)
+    seed = arguments.whole("seed", seed, -arguments.LARGEST)
+    if name is not None:
+        arguments.text("name", name)
+    validation_fraction = _check_fraction("validation_fraction", validation_fraction)
+    test_fraction = _check_fraction("test_fraction", test_fraction)
     if test is None and test_labels is not None:
         raise ValueError("test_labels: got labels without test=")
     size = _size(image_size)
 
-    read = _read(source, labels, "source", "labels", size)
+    place = None if cache is None else arguments.path("cache", cache)
+    make = _space if place is None else caching.scratch(place)
+
+    read = _read(source, labels, "source", "labels", size, make)
     if "train" not in read.parts:
         where = next(iter(read.parts.values())).where
         raise ValueError(f"source: found no training part beside {where}; expected one")
     training, validation = read.parts["train"], read.parts.get("validation")
     tested = read.parts.get("test")
     if test is not None:
-        other = _read(test, test_labels, "test", "test_labels", size)
+        other = _read(test, test_labels, "test", "test_labels", size, make)
         tested = other.parts.get("test") or other.parts.get("train")
         if tested is None:
             raise ValueError(f"test: found only a validation part ({other.name}); expected images")
@@ -123,37 +145,55 @@ def load_data(
             f"{training.where}: found {len(training)} images of one class only "
             f"({_names(values, read)[0]!r}); expected two classes or more"
         )
-    images = training.images
+    images = Pixels([training.images])
     test_images, test_targets, test_rows = None, None, None
     if tested is not None:
-        test_images, test_targets = tested.images, _targets(tested, values)
+        test_images, test_targets = Pixels([tested.images]), _targets(tested, values)
     elif test_fraction > 0:
         rest, held = _hold_out(targets, test_fraction, seed, "test")
-        test_images, test_targets = images[held], targets[held]
+        test_images, test_targets = images.take(held), targets[held]
         test_rows = torch.zeros(len(images), dtype=torch.bool)
         test_rows[torch.from_numpy(held)] = True
-        images, targets = images[rest], targets[rest]
+        images, targets = images.take(rest), targets[rest]
 
     held_out = 0
     if validation is not None:
-        images = np.concatenate([images, validation.images])
+        images = images.joined(validation.images)
         targets = np.concatenate([targets, _targets(validation, values)])
         held_out = len(validation) if validation_fraction > 0 else 0
-    fingerprint = _fingerprint(images, targets)
+    fingerprint = images.fingerprint(targets)
+    order = np.arange(len(images))
     if validation is None and validation_fraction > 0:
         rest, held = _hold_out(targets, validation_fraction, seed, "validation")
         order, held_out = np.concatenate([rest, held]), len(held)
-        images, targets = images[order], targets[order]
+        images, targets = images.take(order), targets[order]
 
-    pixels = _scaled(images)
-    transform = fit(normalise, pixels)
-    pooled = Split(_transformed(pixels, transform), torch.from_numpy(targets))
-    kept = len(pooled) - held_out
+    parts = [images] if test_images is None else [images, test_images]
+    shape = (sum(map(len, parts)), *images.shape[1:])
+    pieces = functools.partial(_normalised, parts)
+    if place is None:
+        transform = fit(normalise, images)
+        normalised = _in_memory(shape, pieces(transform))
+    else:
+        content = {
+            "images": fingerprint,
+            "order": hashlib.sha256(order.astype("<i8").tobytes()).hexdigest(),
+            "test": None if test_images is None else test_images.fingerprint(np.empty(0)),
+            "normalise": normalise,
+        }
+        normalised, transform = caching.cached(
+            place, content, shape, functools.partial(fit, normalise, images), pieces
+        )
+    count = len(images)
+    kept = count - held_out
+    known = torch.from_numpy(targets)
     return Data(
         name=read.name if name is None else name,
-        train=Split(pooled.images[:kept], pooled.labels[:kept]),
-        validation=Split(pooled.images[kept:], pooled.labels[kept:]),
-        test=_test_split(test_images, test_targets, transform),
+        train=Split(normalised[:kept], known[:kept]),
+        validation=Split(normalised[kept:count], known[kept:]),
+        test=None
+        if test_targets is None
+        else Split(normalised[count:], torch.from_numpy(test_targets)),
         class_names=_names(values, read),
         transform=transform,
         fingerprint=fingerprint,
@@ -162,10 +202,16 @@ def load_data(
 
 
 def _read(
-    source: Any, labels: Any, argument: str, labels_argument: str, size: tuple[int, int] | None
+    source: Any,
+    labels: Any,
+    argument: str,
+    labels_argument: str,
+    size: tuple[int, int] | None,
+    space: Callable[[tuple[int, ...]], NDArray[Any]],
 ) -> Source:
     if isinstance(source, str | Path):
-        read = _read_path(source, labels, argument, labels_argument, size)
+        arguments.path(argument, source)
+        read = _read_path(source, labels, argument, labels_argument, size, space)
     elif isinstance(source, Dataset):
         _check_no_labels(labels, labels_argument, argument)
         read = torch_dataset.read(source, argument)
@@ -188,11 +234,13 @@ def _read_path(
     argument: str,
     labels_argument: str,
     size: tuple[int, int] | None,
+    space: Callable[[tuple[int, ...]], NDArray[Any]],
 ) -> Source:
     path = Path(source)
     if path.suffix.lower() == ".npy" and not path.is_dir():
         images = numpy_files.load_npy(path)
         if isinstance(labels, str | Path):
+            arguments.path(labels_argument, labels)
             own, where = numpy_files.load_npy(Path(labels)), str(labels)
         else:
             own, where = labels, labels_argument
@@ -215,7 +263,7 @@ def _read_path(
     if numpy_files.recognises(path):
         return numpy_files.read_folder(path)
     if folder.recognises(path):
-        return folder.read(path, size)
+        return folder.read(path, size, space)
     held = sorted(below.name for below in path.iterdir())
     found = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "")
     raise ValueError(f"{path}: found {found or 'an empty folder'}; expected {_FOLDERS}")
@@ -264,38 +312,28 @@ def _names(values: NDArray[Any], source: Source) -> tuple[str, ...]:
     return tuple(names[int(value)] for value in values)
 
 
-def _fingerprint(images: NDArray[Any], targets: NDArray[Any]) -> str:
-    digest = hashlib.sha256()
-    for array in (images, targets):
-        digest.update(f"{array.dtype.name}{array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+def _normalised(parts: list[Pixels], transform: Transform) -> Iterator[Tensor]:
+    """All images of ``parts``, piece by piece: raw and normalised ones never stand side by side."""
+    for part in parts:
+        for piece in part.split(part.count):
+            yield transform.apply(piece)
 
 
-def _scaled(images: NDArray[Any]) -> Tensor:
-    """float32, in memory of its own; uint8 divided by 255 as torchvision's ToTensor does."""
-    if images.dtype == np.uint8:
-        return torch.from_numpy(np.divide(images, np.float32(255), dtype=np.float32))
-    return torch.from_numpy(np.array(images, np.float32))
+def _space(shape: tuple[int, ...]) -> NDArray[Any]:
+    check_memory(f"source: images of shape {shape}", math.prod(shape))
+    return np.empty(shape, np.uint8)
 
 
-def _transformed(pixels: Tensor, transform: Transform) -> Tensor:
-    """In place and piece by piece: raw and transformed images never stand side by side."""
-    for piece in pixels.split(1024):
-        piece.copy_(transform.apply(piece))
-    return pixels
-
-
-def _test_split(
-    images: NDArray[Any] | None, targets: NDArray[Any] | None, transform: Transform
-) -> Split | None:
-    if images is None or targets is None:
-        return None
-    return Split(_transformed(_scaled(images), transform), torch.from_numpy(targets))
+def _in_memory(shape: tuple[int, ...], pieces: Iterator[Tensor]) -> Tensor:
+    images, begin = torch.empty(shape), 0
+    for piece in pieces:
+        images[begin : begin + len(piece)] = piece
+        begin += len(piece)
+    return images
 
 
 def _check_alike(training: Part, part: Part) -> None:
-    ours, theirs = training.images, part.images
+    ours, theirs = Pixels([training.images]), Pixels([part.images])
     if ours.dtype != theirs.dtype or ours.shape[1:] != theirs.shape[1:]:
         raise ValueError(
             f"{part.where}: found {theirs.dtype} images of shape {theirs.shape[1:]}; expected "
@@ -303,9 +341,8 @@ def _check_alike(training: Part, part: Part) -> None:
         )
 
 
-def _check_fraction(argument: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f"{argument}: got {value!r}; takes a number from 0 to below 1")
+def _check_fraction(argument: str, value: float) -> float:
+    return arguments.number(argument, value, least=0, below=1)
 
 
 def _check_no_labels(labels: Any, argument: str, source: str) -> None:
@@ -316,12 +353,15 @@ def _check_no_labels(labels: Any, argument: str, source: str) -> None:
 def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if image_size is None:
         return None
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+    size = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+    try:
+        height, width = (arguments.whole("", side, most=LARGEST_SIDE) for side in size)
+    except ValueError:
         raise ValueError(
-            f"image_size: got {image_size!r}; takes a whole number above 0 or (height, width)"
-        )
-    return size[0], size[1]
+            f"image_size: got {arguments.shown(image_size)}; takes a whole number from 1 to "
+            f"{LARGEST_SIDE:,} or (height, width)"
+        ) from None
+    return height, width
 
 
 def _shown(values: NDArray[Any]) -> str:

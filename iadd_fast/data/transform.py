@@ -6,18 +6,33 @@ can take the same way and distilled images can be shown as pixels.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from iadd_fast import arguments
+from iadd_fast.data.pixels import images_at_once
+
 LARGEST_ZCA = 12_288
 """Values per image (64 x 64 x 3) beyond which ZCA is refused: its matrices grow with the square."""
 
-_VALUES_AT_ONCE = 2**23
+
+class Images(Protocol):
+    """What transforms are fitted on: a tensor, or images that are read piece by piece."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """``(N, C, ...)``."""
+        ...
+
+    def split(self, count: int, /) -> Iterable[Tensor]:
+        """Pieces of ``count`` images."""
+        ...
 
 
 class Transform(ABC):
@@ -60,7 +75,7 @@ class Identity(Transform):
         return images
 
     @classmethod
-    def fit(cls, images: Tensor) -> Identity:
+    def fit(cls, images: Images) -> Identity:
         return cls()
 
 
@@ -81,6 +96,8 @@ class Standardise(Transform):
     tensor_names: ClassVar[tuple[str, ...]] = ("mean", "std")
 
     def __post_init__(self) -> None:
+        for name in self.tensor_names:
+            _check_floats(name, getattr(self, name))
         if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
             raise ValueError(
                 f"mean and std: got shapes {tuple(self.mean.shape)} and {tuple(self.std.shape)}; "
@@ -92,14 +109,14 @@ class Standardise(Transform):
             raise ValueError(f"std: got {self.std.tolist()}; takes values above 0")
 
     @classmethod
-    def fit(cls, images: Tensor) -> Standardise:
+    def fit(cls, images: Images) -> Standardise:
         """Mean and (population) standard deviation of every channel over ``images`` [N, C, ...].
 
         Summed in float64, kept in float32. A channel of one value only gets a deviation of 1.
         """
         _check_count(images, 1)
         # [N, C, values] -> [C]: two passes, since E[x^2] - E[x]^2 cancels.
-        count = images.numel() // images.shape[1]
+        count = math.prod(images.shape) // images.shape[1]
         mean = _sum(images, None) / count
         std = (_sum(images, mean) / count).sqrt()
         std[std <= 1e-7 * mean.abs()] = 1.0
@@ -115,6 +132,7 @@ class Standardise(Transform):
 
     def _broadcast(self, images: Tensor) -> tuple[Tensor, Tensor]:
         channels = len(self.mean)
+        _check_floats("images", images)
         if images.ndim < 2 or images.shape[1] != channels:
             raise ValueError(
                 f"images: got shape {tuple(images.shape)}; takes {channels} channels, (N, "
@@ -148,6 +166,8 @@ class ZCA(Transform):
     tensor_names: ClassVar[tuple[str, ...]] = ("mean", "matrix", "inverse")
 
     def __post_init__(self) -> None:
+        for name in self.tensor_names:
+            _check_floats(name, getattr(self, name))
         square = (self.mean.numel(), self.mean.numel())
         if self.mean.ndim != 1 or self.matrix.shape != square or self.inverse.shape != square:
             shapes = [tuple(getattr(self, name).shape) for name in self.tensor_names]
@@ -159,7 +179,7 @@ class ZCA(Transform):
             _check_finite(name, getattr(self, name))
 
     @classmethod
-    def fit(cls, images: Tensor, eps: float = 0.1) -> ZCA:
+    def fit(cls, images: Images, eps: float = 0.1) -> ZCA:
         """From unnormalised ``images`` [N, ...]; computed in float64, kept in float32.
 
         Raises:
@@ -167,22 +187,26 @@ class ZCA(Transform):
                 12,288 values.
         """
         _check_count(images, 2)
-        if not eps > 0:
-            raise ValueError(f"eps: got {eps}; takes a number above 0")
-        values = images[0].numel()
+        eps = arguments.number("eps", eps, above=0)
+        values = math.prod(images.shape[1:])
         if values > LARGEST_ZCA:
             raise ValueError(
                 f"zca: got images of shape {tuple(images.shape[1:])}, {values:,} values each; "
                 f"takes at most {LARGEST_ZCA:,} (its two matrices would hold {values:,} x "
                 f"{values:,} values); use 'standard' or smaller images"
             )
-        flat = images.flatten(1)
-        mean = flat.mean(0, dtype=torch.float64)
-        covariance = torch.zeros(values, values, dtype=torch.float64, device=images.device)
-        for chunk in flat.split(max(1, _VALUES_AT_ONCE // values)):
-            centred = chunk.double() - mean
+        total: Tensor | float = 0.0
+        for chunk in images.split(images_at_once(images.shape)):
+            total = total + chunk.flatten(1).sum(0, dtype=torch.float64)
+        assert isinstance(total, Tensor)
+        mean = total / images.shape[0]
+        covariance = torch.zeros(values, values, dtype=torch.float64, device=mean.device)
+        # As large as the matrix itself, which a small piece would be read and written for.
+        for chunk in images.split(max(values, images_at_once(images.shape))):
+            centred = chunk.flatten(1).double() - mean
             covariance.addmm_(centred.T, centred)
-        eigenvalues, vectors = torch.linalg.eigh(covariance.div_(len(images) - 1))
+        _check_finite("images", covariance)
+        eigenvalues, vectors = torch.linalg.eigh(covariance.div_(images.shape[0] - 1))
         root = (eigenvalues.clamp_min_(0) + eps).sqrt()
         return cls(
             mean.float(),
@@ -204,6 +228,7 @@ class ZCA(Transform):
 
     def _flat(self, images: Tensor) -> Tensor:
         values = len(self.mean)
+        _check_floats("images", images)
         if images.ndim < 2 or images.shape[1:].numel() != values:
             raise ValueError(
                 f"images: got shape {tuple(images.shape)}; takes images of {values} values, (N, "
@@ -216,9 +241,11 @@ _KINDS: dict[str, type[Identity | Standardise | ZCA]] = {
     kind.kind: kind for kind in (Identity, Standardise, ZCA)
 }
 NORMALISATIONS = tuple(_KINDS)
+#: The names of each kind's fitted tensors.
+TENSOR_NAMES = {name: kind.tensor_names for name, kind in _KINDS.items()}
 
 
-def fit(kind: str, images: Tensor) -> Transform:
+def fit(kind: str, images: Images) -> Transform:
     """The transform ``"standard"``, ``"zca"`` or ``"none"``, fitted on raw ``images``."""
     return _kind(kind, "normalise").fit(images)
 
@@ -232,40 +259,52 @@ def transform_from(
         ValueError: an unknown kind; a tensor is missing, too many or does not fit.
     """
     build = _kind(kind, "transform")
+    arguments.instance("metadata", metadata, Mapping, "a mapping")
+    for name, tensor in tensors.items():
+        _check_floats(name, tensor)
     if set(tensors) != set(build.tensor_names):
         raise ValueError(
             f"transform {kind!r}: got tensors {sorted(tensors)}; takes {sorted(build.tensor_names)}"
         )
-    arguments: dict[str, Any] = {**tensors, **metadata}
+    unknown = set(metadata) - ({"eps"} if kind == ZCA.kind else set())
+    if unknown or not all(isinstance(value, int | float) for value in metadata.values()):
+        raise ValueError(f"transform {kind!r}: got the metadata {sorted(metadata)}")
+    if not all(tensor.dtype in (torch.float32, torch.float64) for tensor in tensors.values()):
+        raise ValueError(f"transform {kind!r}: takes tensors of torch.float32 or torch.float64")
+    values: dict[str, Any] = {**tensors, **metadata}
     try:
-        return build(**arguments)
+        return build(**values)
     except TypeError as error:
         raise ValueError(f"transform {kind!r}: {error}") from None
 
 
 def _kind(kind: str, argument: str) -> type[Identity | Standardise | ZCA]:
-    if not isinstance(kind, str) or kind not in _KINDS:
-        takes = ", ".join(map(repr, _KINDS))
-        raise ValueError(f"{argument}: got {kind!r}; takes one of {takes}")
-    return _KINDS[kind]
+    return _KINDS[arguments.choice(argument, kind, _KINDS)]
 
 
-def _sum(images: Tensor, mean: Tensor | None) -> Tensor:
+def _sum(images: Images, mean: Tensor | None) -> Tensor:
     """Per channel, in float64: the sum of the values, or of their squared distances to ``mean``."""
-    total = torch.zeros(images.shape[1], dtype=torch.float64, device=images.device)
-    for chunk in images.split(max(1, _VALUES_AT_ONCE // images[0].numel())):
+    total: Tensor | float = 0.0
+    for chunk in images.split(images_at_once(images.shape)):
         values = chunk.flatten(2).double()
         if mean is not None:
             values = values.sub_(mean[:, None]).square_()
-        total += values.sum((0, 2))
+        total = total + values.sum((0, 2))
+    assert isinstance(total, Tensor)
     return total
 
 
-def _check_count(images: Tensor, least: int) -> None:
-    if images.ndim < 2 or len(images) < least or images.numel() == 0:
-        raise ValueError(
-            f"images: got shape {tuple(images.shape)}; takes at least {least} of (channels, ...)"
-        )
+def _check_count(images: Images, least: int) -> None:
+    if isinstance(images, Tensor):
+        _check_floats("images", images)
+    shape = tuple(images.shape)
+    if len(shape) < 2 or shape[0] < least or math.prod(shape) == 0:
+        raise ValueError(f"images: got shape {shape}; takes at least {least} of (channels, ...)")
+
+
+def _check_floats(name: str, values: Tensor) -> None:
+    if not arguments.tensor(name, values).is_floating_point():
+        raise ValueError(f"{name}: got {arguments.shown(values)}; takes floats")
 
 
 def _check_finite(name: str, values: Tensor) -> None:

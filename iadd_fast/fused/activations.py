@@ -73,3 +73,12 @@ def kept_bytes(network: FusedNetwork, samples: int, itemsize: int) -> int:
         for d, b in enumerate(network.blocks)
     )
     return numbers * samples * itemsize
+
+
+def workspace_bytes(network: FusedNetwork, samples: int, itemsize: int) -> int:
+    """Bytes of all values that a pass and its tangents write for ``samples``."""
+    side = sum(block.side[0] * block.side[1] for block in network.blocks)
+    pooled = sum(block.pooled[0] * block.pooled[1] for block in network.blocks)
+    first = network.blocks[0].side[0] * network.blocks[0].side[1]
+    numbers = network.width * (3 * side + first + 2 * pooled)
+    return numbers * samples * itemsize + kept_bytes(network, samples, itemsize)

@@ -19,8 +19,7 @@ import math
 import torch
 
 from iadd_fast.fused.network import FusedNetwork
-
-MIB = 2**20
+from iadd_fast.memory import MIB
 
 
 def samples_at_once(network: FusedNetwork, batch: int, device: torch.device, itemsize: int) -> int:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from iadd_fast.memory import is_out_of_memory
+
 log = logging.getLogger(__name__)
 
 
@@ -19,7 +21,8 @@ class Replayed:
 
     The first call runs them as they are, which compiles kernels and warms up libraries; the second
     captures a graph and replays it. Off a GPU, or where capturing fails (logged with its reason),
-    every call runs the functions one after another.
+    every call runs the functions one after another. Running out of memory is an error in every
+    call: less memory is the caller's to choose.
 
     Args:
         functions: each works on static buffers of its own, and decides nothing on values.
@@ -61,14 +64,20 @@ class Replayed:
         torch.cuda.synchronize(self.device)
         try:
             graph = torch.cuda.CUDAGraph()
-            # Other threads may allocate meanwhile.
-            with torch.cuda.graph(
-                graph,
-                pool=None if other is None else other.pool(),
-                capture_error_mode="thread_local",
+            # torch.cuda.graph leaves its own stream current where a capture cannot be ended; this
+            # puts the caller's back. Other threads may allocate meanwhile.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream(self.device)),
+                torch.cuda.graph(
+                    graph,
+                    pool=None if other is None else other.pool(),
+                    capture_error_mode="thread_local",
+                ),
             ):
                 self._side_by_side()
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             self._eager = True
             reason = str(error).splitlines()[0]
             log.warning("%s: no CUDA graph, every kernel is launched: %s", self.name, reason)
@@ -79,11 +88,16 @@ class Replayed:
 
     def _side_by_side(self) -> None:
         main = torch.cuda.current_stream(self.device)
-        streams = [torch.cuda.Stream(self.device) for _ in self.functions[1:]]
-        for stream, function in zip(streams, self.functions[1:], strict=True):
-            stream.wait_stream(main)
-            with torch.cuda.stream(stream):
-                function()
-        self.functions[0]()
-        for stream in streams:
-            main.wait_stream(stream)
+        streams: list[torch.cuda.Stream] = []
+        try:
+            for function in self.functions[1:]:
+                streams.append(torch.cuda.Stream(self.device))
+                streams[-1].wait_stream(main)
+                with torch.cuda.stream(streams[-1]):
+                    function()
+            self.functions[0]()
+        finally:
+            # Also when one fails: a capture with a stream that has not come back cannot be ended,
+            # and torch's allocator would go on as if it were underway.
+            for stream in streams:
+                main.wait_stream(stream)

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iadd_fast import arguments
+
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def check_tf32(precision: str, theta: Tensor) -> None:
     """Raise ``ValueError`` unless ``precision`` is float32, or tf32 for ``theta`` on a GPU."""
-    if precision not in ("float32", "tf32"):
-        raise ValueError(f"precision: got {precision!r}; takes float32 or tf32")
+    arguments.choice("precision", precision, ("float32", "tf32"))
     if precision == "tf32" and theta.dtype != torch.float32:
         raise ValueError(f"precision: got 'tf32'; theta is {theta.dtype}, takes float32")
     if precision == "tf32" and not theta.is_cuda:

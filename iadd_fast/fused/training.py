@@ -1,16 +1,17 @@
 """Training and testing networks on the fused passes: no autograd graph, static buffers, no waits.
 
 A step is forward and backward in chunks, then SGD in one pass over the parameters. Batches are
-gathered and augmented on the device the data is on, so no worker process feeds the loop, and
-nothing in an epoch waits for the device. On a GPU one step of several networks is one CUDA graph
+gathered and augmented on the device, so no worker process feeds the loop, and nothing in an epoch
+waits for the device; data that stays on the host is gathered there and copied while the device
+computes. On a GPU one step of several networks is one CUDA graph
 with a stream for each; on a CPU, where one network fills the cores, they train one after another.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from iadd_fast.fused import choices
 from iadd_fast.fused.graphs import Replayed
 from iadd_fast.fused.network import FusedNetwork
 from iadd_fast.fused.passes import Passes
+from iadd_fast.fused.staging import Staging
+from iadd_fast.memory import RanOut, attempt, going_on, mib, nothing_helps
 from iadd_fast.ops.backends import implementation
 from iadd_fast.seeds import derive, generator
 from iadd_fast.students import Student
@@ -54,35 +57,50 @@ class FusedTrainer:
         network: its sizes.
         recipe: how it is trained.
         images, labels: a training set of the shape and dtypes of those it will be trained on.
+        device: where it is trained.
+        samples: most samples that go through the network at once.
+        staged: whether batches are gathered on the host; default: where the images are not on
+            ``device``.
     """
 
     def __init__(
-        self, network: FusedNetwork, recipe: Recipe, images: Tensor, labels: Tensor
+        self,
+        network: FusedNetwork,
+        recipe: Recipe,
+        images: Tensor,
+        labels: Tensor,
+        device: torch.device,
+        samples: int,
+        *,
+        staged: bool | None = None,
     ) -> None:
         self.recipe = recipe
         count, size = network.num_parameters, min(recipe.batch_size, len(images))
-        self.theta = images.new_zeros(count)
+        like = images.new_empty(0, device=device)
+        self.theta = like.new_zeros(count)
         # Zeros stay where no pass writes: the biases ahead of a norm. Weight decay and momentum
         # act on them as on the others.
-        self.gradient, self.part = images.new_zeros(count), images.new_zeros(count)
-        self.momentum = [images.new_zeros(count)] if recipe.momentum else []
+        self.gradient, self.part = like.new_zeros(count), like.new_zeros(count)
+        self.momentum = [like.new_zeros(count)] if recipe.momentum else []
         # On the device, for a captured step to follow the decay.
-        self.rate = images.new_empty(())
+        self.rate = like.new_empty(())
         self._theta = network.vectors(self.theta)
         self._gradient, self._part = network.vectors(self.gradient), network.vectors(self.part)
-        self.samples = choices.samples_at_once(network, size, images.device, images.element_size())
-        self.passes = Passes(network, self.samples, images, tangents=False)
+        self.samples = samples
+        self.passes = Passes(network, self.samples, like, tangents=False)
         self._workspace = self.passes.activations(self.samples)
-        self._gathered = images.new_empty(size, *images.shape[1:])
+        self._gathered = like.new_empty(size, *images.shape[1:])
         # Channels last, as the convolutions take them.
         self.inputs = torch.empty_like(self._gathered, memory_format=torch.channels_last)
-        self.targets = labels.new_empty(size, *labels.shape[1:])
-        self._augment = implementation("diff_augment", images)
+        self.targets = labels.new_empty(size, *labels.shape[1:], device=device)
+        self._augment = implementation("diff_augment", like)
+        staged = images.device != device if staged is None else staged
+        self._staging = Staging(size, images, device) if staged else None
 
     def start(self, theta: Tensor, images: Tensor, labels: Tensor, seed: int) -> None:
         """Begin anew with other parameters, data and randomness."""
         self.theta.copy_(theta)
-        self.images, self.labels, self.seed = images, labels, seed
+        self.images, self.labels, self.seed = images, labels.to(self.theta.device), seed
         self._draw = generator(seed, "order")
         self.rate.fill_(self.recipe.lr)
         self._drop_momentum()
@@ -92,8 +110,10 @@ class FusedTrainer:
         if self.recipe.decays_at(epoch):
             self.rate.fill_(self.recipe.lr * 0.1)
             self._drop_momentum()
-        order = torch.randperm(len(self.images), generator=self._draw).to(self.images.device)
-        self._epoch, self._batches = epoch, order.split(self.recipe.batch_size)
+        order = torch.randperm(len(self.images), generator=self._draw)
+        self._on_host = order.split(self.recipe.batch_size)
+        self._batches = order.to(self.theta.device).split(self.recipe.batch_size)
+        self._epoch = epoch
 
     def load(self, number: int) -> None:
         """Gather and augment a batch of the epoch into the static inputs.
@@ -102,7 +122,11 @@ class FusedTrainer:
         """
         batch, augment = self._batches[number], self.recipe.augment
         size = len(batch)
-        images = torch.index_select(self.images, 0, batch, out=self._gathered[:size])
+        images = self._gathered[:size]
+        if self._staging is None:
+            torch.index_select(self.images, 0, batch, out=images)
+        else:
+            self._staging.gather(self.images, self._on_host[number], images)
         if augment is not None:
             seed = derive(self.seed, "augment", self._epoch, number)
             images = self._augment.diff_augment(images, augment.chain(seed), seed, augment.shared)
@@ -141,6 +165,55 @@ class FusedTrainer:
             buffer.zero_()
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How many networks train side by side, and most samples of each that go through at once."""
+
+    together: int
+    samples: int
+
+    def lower(self) -> Plan | None:
+        """The next smaller way, None where there is none: one network alone, then fewer samples."""
+        if self.together > 1:
+            return replace(self, together=-(-self.together // 2))
+        return replace(self, samples=-(-self.samples // 2)) if self.samples > 1 else None
+
+
+class _Fleet:
+    """Trainers side by side with their captured steps, made when first needed, then reused."""
+
+    def __init__(self, network: FusedNetwork, recipe: Recipe, samples: int) -> None:
+        self.network, self.recipe, self.samples = network, recipe, samples
+        self.trainers: list[FusedTrainer] = []
+        self.steps: dict[tuple[int, int], Replayed] = {}
+
+    def let_go(self) -> None:
+        """Drop them all."""
+        self.trainers.clear()
+        self.steps.clear()
+
+    def train(
+        self, thetas: Tensor, sets: Sequence[TrainingSet], seeds: Sequence[int]
+    ) -> Iterator[None]:
+        """Train a group; pauses before the first and after every epoch."""
+        while len(self.trainers) < len(sets):
+            made = FusedTrainer(self.network, self.recipe, *sets[0], thetas.device, self.samples)
+            self.trainers.append(made)
+        trainers = self.trainers[: len(sets)]
+        for trainer, theta, own, seed in zip(trainers, thetas, sets, seeds, strict=True):
+            trainer.start(theta, *own, seed)
+        yield
+        count, size = len(sets[0][0]), self.recipe.batch_size
+        for epoch in range(self.recipe.epochs):
+            for trainer in trainers:
+                trainer.begin(epoch)
+            for number, begin in enumerate(range(0, count, size)):
+                for trainer in trainers:
+                    trainer.load(number)
+                _step_of(trainers, self.steps, min(size, count - begin))()
+            yield
+
+
 @torch.no_grad()
 def train_fused(
     student: Student,
@@ -153,11 +226,15 @@ def train_fused(
 ) -> Tensor:
     """Train one or many networks of one architecture; the results do not depend on the grouping.
 
+    Where memory runs out, the group begins again with half as many networks side by side, down to
+    one, then with fewer samples through it at once (which changes the rounding); that stays with
+    the student for calls of the same batches. The caller is told each epoch once all the same.
+
     Args:
         student: one that :func:`iadd_fast.fused.network.why_not` finds nothing against.
         thetas: first parameters ``[K, P]``, left unchanged.
-        sets: K pairs, all of one shape and on the device of ``thetas``: images ``[N, C, H, W]`` of
-            the dtype of ``thetas`` and labels, int64 ``[N]`` or probabilities ``[N, classes]``.
+        sets: K pairs, all of one shape: images ``[N, C, H, W]`` of the dtype of ``thetas``, on
+            their device or on the CPU, and labels, int64 ``[N]`` or probabilities ``[N, classes]``.
         seeds: K seeds of order and augmentation.
         recipe: how all of them are trained.
         on_epoch: called with (network, epochs done, theta) before the first and after each epoch
@@ -167,47 +244,75 @@ def train_fused(
 
     Returns:
         The final parameters ``[K, P]``.
+
+    Raises:
+        OutOfMemory: one sample of one network is too much; names the settings to lower.
+
+    Warns:
+        UserWarning: memory ran out, and how it goes on.
     """
-    network = FusedNetwork(student)
-    images, labels = sets[0]
-    if side_by_side is None:
-        side_by_side = choices.networks_at_once(
-            network, min(recipe.batch_size, len(images)), thetas.device, thetas.element_size()
-        )
-    side_by_side = min(side_by_side, len(thetas))
-    trainers = [FusedTrainer(network, recipe, images, labels) for _ in range(side_by_side)]
-    steps: dict[tuple[int, int], Replayed] = {}
+    network, device = FusedNetwork(student), thetas.device
+    size = min(recipe.batch_size, len(sets[0][0]))
+    plans: dict[tuple[object, ...], Plan] = student.compiled.setdefault("training plans", {})
+    key = device, thetas.dtype, size, side_by_side
+    plan = plans.get(key) or _first_plan(network, size, thetas, side_by_side)
+    told = [-1] * len(thetas)
     finals = torch.empty_like(thetas)
-    for first in range(0, len(thetas), side_by_side):
-        group = range(first, min(first + side_by_side, len(thetas)))
-        members = trainers[: len(group)]
-        for trainer, index in zip(members, group, strict=True):
-            trainer.start(thetas[index], *sets[index], seeds[index])
-        told = None if on_epoch is None else functools.partial(_tell, on_epoch, members, group)
-        _train_group(members, steps, len(images), recipe, told)
-        for trainer, index in zip(members, group, strict=True):
-            finals[index].copy_(trainer.theta)
+    fleet = _Fleet(network, recipe, plan.samples)
+    first = 0
+    while first < len(thetas):
+        group = range(first, min(first + plan.together, len(thetas)))
+        members = slice(group.start, group.stop)
+        run = fleet.train(thetas[members], sets[members], seeds[members])
+        ran_out = None
+        for epoch in range(recipe.epochs + 1):
+            outcome = attempt(functools.partial(next, run), device, fleet.let_go)
+            if isinstance(outcome, RanOut):
+                ran_out = outcome
+                break
+            # By number: a variable would hold a trainer through the next attempt.
+            for number, index in enumerate(group):
+                if on_epoch is not None and told[index] < epoch:
+                    on_epoch(index, epoch, fleet.trainers[number].theta)
+                told[index] = max(told[index], epoch)
+        if ran_out is None:
+            for number, index in enumerate(group):
+                finals[index].copy_(fleet.trainers[number].theta)
+            first = group.stop
+            continue
+        plan = _smaller(student, replace(plan, together=len(group)), ran_out, size, sets[0][0])
+        plans[key] = plan
+        fleet = _Fleet(network, recipe, plan.samples)
     return finals
 
 
-def _train_group(
-    trainers: Sequence[FusedTrainer],
-    steps: dict[tuple[int, int], Replayed],
-    count: int,
-    recipe: Recipe,
-    told: Callable[[int], None] | None,
-) -> None:
-    if told is not None:
-        told(0)
-    for epoch in range(recipe.epochs):
-        for trainer in trainers:
-            trainer.begin(epoch)
-        for number, begin in enumerate(range(0, count, recipe.batch_size)):
-            for trainer in trainers:
-                trainer.load(number)
-            _step_of(trainers, steps, min(recipe.batch_size, count - begin))()
-        if told is not None:
-            told(epoch + 1)
+def _first_plan(network: FusedNetwork, size: int, thetas: Tensor, side_by_side: int | None) -> Plan:
+    device, itemsize = thetas.device, thetas.element_size()
+    if side_by_side is None:
+        side_by_side = choices.networks_at_once(network, size, device, itemsize)
+    return Plan(side_by_side, choices.samples_at_once(network, size, device, itemsize))
+
+
+def _smaller(student: Student, plan: Plan, ran_out: RanOut, size: int, images: Tensor) -> Plan:
+    """The next smaller plan, with a warning; an error where there is none."""
+    what = f"training {plan.together} networks on batches of {size}"
+    smaller = plan.lower()
+    if smaller is None:
+        width = student.spec.get("width")
+        lower = [f"batch_size: got {size}; try {max(1, size // 2)}"]
+        if isinstance(width, int):
+            lower.append(f"the student's width: got {width}; try {max(1, width // 2)}")
+        if images.device.type != "cpu":
+            held = f"{mib(images.nbytes)} of images on {images.device}"
+            lower.insert(0, f"what is held there: {held}; leave them on the CPU")
+        raise nothing_helps(what, ran_out, lower)
+    if smaller.together != plan.together:
+        now, avoid = f"with {smaller.together} at once", f"at_once={smaller.together}"
+    else:
+        now = f"with {smaller.samples} samples at once (the same up to rounding)"
+        avoid = f"batch_size={smaller.samples} or a narrower student"
+    going_on(what, ran_out, now, avoid)
+    return smaller
 
 
 def _step_of(
@@ -220,38 +325,3 @@ def _step_of(
         name = f"a training step of {len(trainers)} networks on {size} images"
         steps[key] = Replayed(functions, trainers[0].theta.device, name)
     return steps[key]
-
-
-def _tell(
-    on_epoch: Callable[[int, int, Tensor], None],
-    trainers: Sequence[FusedTrainer],
-    group: range,
-    epochs: int,
-) -> None:
-    for trainer, index in zip(trainers, group, strict=True):
-        on_epoch(index, epochs, trainer.theta)
-
-
-@torch.no_grad()
-def count_right(
-    student: Student, theta: Tensor, images: Tensor, labels: Tensor, batch_size: int
-) -> Tensor:
-    """How many of ``images`` have their largest logit at their label: int64 scalar on the device.
-
-    Args:
-        student, theta, images: as :func:`train_fused` takes them. labels: int64 ``[N]``.
-        batch_size: most samples that go through the network at once; fewer where the cache is
-            smaller than their activations.
-    """
-    network = FusedNetwork(student)
-    batch = min(batch_size, len(images))
-    samples = choices.samples_at_once(network, batch, images.device, images.element_size())
-    passes = Passes(network, samples, images, tangents=False)
-    buffers = passes.activations(samples)
-    vectors = network.vectors(theta)
-    right = torch.zeros((), dtype=torch.int64, device=images.device)
-    for part, wanted in zip(images.split(samples), labels.split(samples), strict=True):
-        inputs = part.contiguous(memory_format=torch.channels_last)
-        logits = passes.forward(vectors, inputs, buffers.first(len(part)))
-        right += (logits.argmax(1) == wanted).sum()
-    return right

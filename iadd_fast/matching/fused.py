@@ -29,6 +29,26 @@ class FusedGradients:
         self.network = FusedNetwork(student)
         self._real: _Chunks | None = None
         self._synthetic: _Chunks | None = None
+        self._most: int | None = None
+
+    def let_go(self) -> None:
+        """Drop the buffers, which the next call makes anew."""
+        self._real = self._synthetic = None
+
+    def lower(self, theta: Tensor, batch: int) -> tuple[int, int] | None:
+        """Halve the samples that go through the network at once: (before, after).
+
+        None where it is one already. It changes the results in their rounding.
+        """
+        before = self._samples(theta, batch)
+        if before == 1:
+            return None
+        self._most = -(-before // 2)
+        return before, self._most
+
+    def _samples(self, theta: Tensor, batch: int) -> int:
+        own = choices.samples_at_once(self.network, batch, theta.device, theta.element_size())
+        return own if self._most is None else min(own, self._most)
 
     def gradients(self, theta: Tensor, real: Batch, synthetic: Batch) -> tuple[Tensor, Tensor]:
         """The gradients ``[P]`` of the mean cross-entropy on both; valid until the next call."""
@@ -48,15 +68,18 @@ class FusedGradients:
     def _of(self, held: _Chunks | None, theta: Tensor, batch: Batch, tangents: bool) -> _Chunks:
         if held is not None and held.takes(theta, len(batch[0])):
             return held
-        return _Chunks(self.network, theta, len(batch[0]), tangents)
+        count = len(batch[0])
+        return _Chunks(self.network, theta, count, self._samples(theta, count), tangents)
 
 
 class _Chunks:
     """One batch of at most ``batch`` samples on its way through the network, chunk by chunk."""
 
-    def __init__(self, network: FusedNetwork, theta: Tensor, batch: int, tangents: bool) -> None:
+    def __init__(
+        self, network: FusedNetwork, theta: Tensor, batch: int, samples: int, tangents: bool
+    ) -> None:
         self.network, self.batch, self.keeps = network, batch, tangents
-        self.samples = choices.samples_at_once(network, batch, theta.device, theta.element_size())
+        self.samples = samples
         self.passes = Passes(network, self.samples, theta, tangents=tangents)
         # Zeros stay where no pass writes: the biases ahead of a norm.
         self.total, self.part = torch.zeros_like(theta), torch.zeros_like(theta)

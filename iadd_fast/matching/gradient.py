@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +15,7 @@ from iadd_fast.fused.network import why_not
 from iadd_fast.fused.precision import check_tf32, products_in
 from iadd_fast.matching.distance import matching_distance, matching_distance_gradient
 from iadd_fast.matching.fused import FusedGradients
+from iadd_fast.memory import Done, attempt, going_on, nothing_helps
 from iadd_fast.students import Student
 
 ENGINES = ("auto", "fused", "plain")
@@ -77,6 +80,11 @@ class Matcher:
 
         Raises:
             ValueError: theta of another student, or precision tf32 off a GPU.
+            OutOfMemory: memory ran out and no smaller way is left; names the settings to lower.
+
+        Warns:
+            UserWarning: memory ran out in engine fused, which goes on with fewer samples at once
+                (the same results up to rounding).
         """
         self.student.check_theta(theta)
         check_tf32(self.precision, theta)
@@ -88,12 +96,39 @@ class Matcher:
         inputs = images if siamese is None else siamese(images, seed)
         with products_in(self.precision, theta.device):
             step = self._plain if self._fused is None else self._closed
-            loss, d_inputs = step(
-                theta.detach(), (real_images, real[1]), (inputs.detach(), synthetic[1])
+            run = functools.partial(
+                step, theta.detach(), (real_images, real[1]), (inputs.detach(), synthetic[1])
             )
+            loss, d_inputs = self._within_memory(run, theta, len(real_images), len(images))
         if siamese is not None:
             (d_inputs,) = torch.autograd.grad(inputs, images, d_inputs)
         return MatchingGradient(loss, d_inputs)
+
+    def _within_memory(
+        self, run: Callable[[], tuple[Tensor, Tensor]], theta: Tensor, real: int, synthetic: int
+    ) -> tuple[Tensor, Tensor]:
+        """``run()``, in engine fused with fewer samples at once until memory does."""
+        what = f"gradient matching, {real} real and {synthetic} synthetic images"
+        fused = self._fused
+        while True:
+            outcome = attempt(run, theta.device, None if fused is None else fused.let_go)
+            if isinstance(outcome, Done):
+                return outcome.value
+            change = None if fused is None else fused.lower(theta, max(real, synthetic))
+            if change is None:
+                lower = [f"batch_real: got {real}; try {max(1, real // 2)}"]
+                lower.append(f"images_per_class: got {synthetic}; try {max(1, synthetic // 2)}")
+                if fused is None and why_not(self.student) is None:
+                    lower.insert(0, "engine: got 'plain'; try 'fused'")
+                raise nothing_helps(what, outcome, lower)
+            before, now = change
+            going_on(
+                what,
+                outcome,
+                f"with {now} samples through the network at once instead of {before} (the same up "
+                "to rounding)",
+                f"batch_real={now}",
+            )
 
     def _plain(
         self, theta: Tensor, real: tuple[Tensor, Tensor], synthetic: tuple[Tensor, Tensor]

@@ -12,6 +12,7 @@ code is captured in a CUDA graph: inputs are copied in, results are copied out.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +21,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from iadd_fast.fused import choices
-from iadd_fast.fused.activations import Activations, kept_bytes
+from iadd_fast.fused.activations import Activations
 from iadd_fast.fused.graphs import Replayed
 from iadd_fast.fused.network import FusedNetwork, Vectors
 from iadd_fast.fused.passes import Passes
+from iadd_fast.memory import Done, attempt, going_on, nothing_helps
 from iadd_fast.ops import param_distance_gradients
 from iadd_fast.ops.backends import OPERATORS, backend_of
 from iadd_fast.students import Student
 from iadd_fast.unroll.fused_inputs import StepInputs
+from iadd_fast.unroll.memory import Plan, kept_from, lower_fused, what
 from iadd_fast.unroll.problem import Problem, TrajectoryGradient
+
+#: Where a student's ``compiled`` holds the unrolls of the last shape, and the plans of all.
+_UNROLLS, _PLANS = "fused", "fused plans"
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,8 @@ class Shape:
 class FusedUnroll:
     """Buffers and arithmetic of one trajectory's unroll, for one :class:`Shape`."""
 
-    def __init__(self, problem: Problem, side_by_side: int = 1) -> None:
+    def __init__(self, problem: Problem, plan: Plan) -> None:
         self.shape = shape = Shape.of(problem)
-        budget = problem.memory_budget
-        budget = choices.memory_budget(shape.device) if budget is None else budget * choices.MIB
-        self.budget = budget // side_by_side
         self.network = FusedNetwork(problem.student)
         count = self.network.num_parameters
         theta = problem.theta
@@ -96,25 +98,13 @@ class FusedUnroll:
         narrow = shape.working != shape.dtype
         self._theta_working = working.new_empty(count) if narrow else None
         self._lam_working = working.new_empty(count) if narrow else None
-        self.samples = choices.samples_at_once(
-            self.network, max(self.inputs.sizes), shape.device, working.element_size()
-        )
+        self.samples = plan.samples
         self.passes = Passes(self.network, self.samples, working)
-        self.kept_from = self._kept_from()
+        self.kept_from = kept_from(
+            self.network, self.inputs.sizes, self.first, plan, shape.working.itemsize
+        )
         self.kept: dict[tuple[int, int], Activations] = {}
         self._workspace = self.passes.activations(self.samples)
-
-    def _kept_from(self) -> int:
-        """First step whose activations are kept: the last steps are kept, while they fit."""
-        left = self.budget
-        step = self.shape.steps
-        while step > self.first:
-            samples = sum(self.samples for _ in self._chunks(step - 1))
-            left -= kept_bytes(self.network, samples, self.shape.working.itemsize)
-            if left < 0:
-                break
-            step -= 1
-        return step
 
     def _chunks(self, step: int) -> list[tuple[int, int]]:
         size = self.inputs.sizes[step]
@@ -235,12 +225,18 @@ class FusedUnroll:
 
 
 class FusedUnrolls:
-    """Several unrolls of one student and shape, side by side where one cannot fill the device."""
+    """Several unrolls of one student and shape, side by side where one cannot fill the device.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.shape, self.count = Shape.of(problems[0]), len(problems)
+    Args:
+        problems: as many as run side by side.
+        plan: how; default: :meth:`Plan.first`.
+    """
+
+    def __init__(self, problems: Sequence[Problem], plan: Plan | None = None) -> None:
+        self.shape = Shape.of(problems[0])
+        self.plan = plan or Plan.first(problems[0], len(problems))
         self.lock = threading.Lock()
-        self.unrolls = [FusedUnroll(problem, len(problems)) for problem in problems]
+        self.unrolls = [FusedUnroll(problem, self.plan) for problem in problems]
         device = self.shape.device
         # A weight that depends on theta_J is a function of the caller's: between two graphs.
         self.forth = Replayed([u.train for u in self.unrolls], device, "the inner steps")
@@ -267,30 +263,64 @@ def fused_gradients(problems: Sequence[Problem]) -> list[TrajectoryGradient]:
     """Loss and gradients of problems of one student and shape.
 
     Buffers and graphs stay with the student for the next call of the same shape. On a CPU one
-    trajectory fills the cores, and they go one after another through the same buffers.
+    trajectory fills the cores, and they go one after another through the same buffers. Where memory
+    runs out, the next smaller :class:`~iadd_fast.unroll.memory.Plan` goes on with what is left to
+    do, and stays with the student for the following calls until :func:`release`.
+
+    Raises:
+        OutOfMemory: the smallest plan runs out as well; names the settings to lower.
+
+    Warns:
+        UserWarning: at each change of the plan, with its reason.
     """
-    together = len(problems) if problems[0].theta.is_cuda else 1
-    unrolls = _unrolls_of(problems[:together])
+    first, student = problems[0], problems[0].student
+    plans: dict[tuple[Shape, int], Plan] = student.compiled.setdefault(_PLANS, {})
+    key = Shape.of(first), len(problems)
+    if key not in plans:
+        # Once: what is free on a GPU is less as soon as the buffers are there.
+        plans[key] = Plan.first(first, len(problems) if first.theta.is_cuda else 1)
+    plan = plans[key]
     results: list[TrajectoryGradient] = []
-    for first in range(0, len(problems), together):
-        results += unrolls.gradients(problems[first : first + together])
+    while len(results) < len(problems):
+        outcome = attempt(
+            functools.partial(_next_group, problems[len(results) :], plan),
+            first.theta.device,
+            functools.partial(student.compiled.pop, _UNROLLS, None),
+        )
+        if isinstance(outcome, Done):
+            results += outcome.value
+            continue
+        smaller = plan.lower(first)
+        if smaller is None:
+            raise nothing_helps(what(first, plan.together), outcome, lower_fused(first, plan))
+        going_on(what(first, plan.together), outcome, *smaller.change(first, plan))
+        plan = plans[key] = smaller
     return results
 
 
-def _unrolls_of(problems: Sequence[Problem]) -> FusedUnrolls:
+def _next_group(problems: Sequence[Problem], plan: Plan) -> list[TrajectoryGradient]:
+    """The results of as many problems as run at once; a group that is not full is filled up."""
+    group = list(problems[: plan.together])
+    full = group + [group[-1]] * (plan.together - len(group))
+    return _unrolls_of(full, plan).gradients(full)[: len(group)]
+
+
+def _unrolls_of(problems: Sequence[Problem], plan: Plan) -> FusedUnrolls:
     # One entry: the buffers of a shape that is no longer used are let go.
     compiled = problems[0].student.compiled
-    cached = compiled.get("fused")
-    if cached is None or (cached.shape, cached.count) != (Shape.of(problems[0]), len(problems)):
-        compiled.pop("fused", None)
-        cached = compiled["fused"] = FusedUnrolls(problems)
+    cached = compiled.get(_UNROLLS)
+    if cached is None or (cached.shape, cached.plan) != (Shape.of(problems[0]), plan):
+        compiled.pop(_UNROLLS, None)
+        cached = None
+        cached = compiled[_UNROLLS] = FusedUnrolls(problems, plan)
     unrolls: FusedUnrolls = cached
     return unrolls
 
 
 def release(student: Student) -> None:
-    """Let go of the buffers and graphs that engine ``"fused"`` keeps with a student."""
-    student.compiled.pop("fused", None)
+    """Let go of the buffers, graphs and plans that engine ``"fused"`` keeps with a student."""
+    student.compiled.pop(_UNROLLS, None)
+    student.compiled.pop(_PLANS, None)
 
 
 def check_fused(problem: Problem) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.augment import Augmentation
 from iadd_fast.fused.network import why_not
 from iadd_fast.fused.precision import PRECISIONS, check_tf32, products_in
+from iadd_fast.memory import Done, attempt, nothing_helps
 from iadd_fast.students import Student
 from iadd_fast.unroll.fused import check_fused, fused_gradients
+from iadd_fast.unroll.memory import lower_module, what
 from iadd_fast.unroll.module import module_gradient
 from iadd_fast.unroll.problem import Problem, TrajectoryGradient, WeightFunction
 from iadd_fast.unroll.reference import reference_gradient
@@ -84,6 +88,13 @@ def trajectory_gradient(
         ValueError: a shape, dtype, device or range does not fit (the message names the argument),
             the engine does not take the student, or theta equals target, which leaves nothing to
             match.
+        OutOfMemory: memory ran out and no smaller way is left; the message names the settings to
+            lower. It is a ``torch.OutOfMemoryError`` and a ``MemoryError``.
+
+    Warns:
+        UserWarning: memory ran out and ``"fused"`` goes on in a smaller way, which following calls
+            take at once: it keeps fewer activations, then runs fewer trajectories side by side (the
+            same bits), then fewer samples at once (the same up to rounding).
     """
     (result,) = trajectory_gradients(
         student,
@@ -132,31 +143,37 @@ def trajectory_gradients(
     On a GPU engine ``"fused"`` runs them side by side, since one of few images cannot fill it; the
     results are those of one call each.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine: got {engine!r}; takes one of {', '.join(ENGINES)}")
+    arguments.instance("student", student, Student, "a Student")
+    arguments.choice("engine", engine, ENGINES)
+    arguments.instance("compile", compile, bool, "True or False")
     if engine in ("reference", "fused") and compile:
         reason = "double backward" if engine == "reference" else "its kernels are compiled"
         raise ValueError(f"compile: engine {engine!r} has no compiled form ({reason})")
     families = Augmentation.parse(augment)
-    # Fresh strides: group_norm's tangent fails on one channel laid out channels-last.
-    images = images.detach().clone(memory_format=torch.contiguous_format)
+    images, labels = _samples(images, labels)
+    steps = arguments.whole("steps", steps, most=arguments.MOST)
+    batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size)
+    window = steps if window is None else min(arguments.whole("window", window), steps)
+    if memory_budget is not None:
+        memory_budget = arguments.whole("memory_budget", memory_budget, least=0)
     problems = []
     for theta, target, weight, seed in zip(thetas, targets, weights, seeds, strict=True):
-        _check_theta_and_counts(student, theta, target, steps, batch_size, window)
+        student.check_theta(theta)
+        student.check_theta(target, "target")
         problem = Problem(
             student=student,
             theta=theta.detach(),
             target=target.detach(),
             images=images,
-            labels=labels.detach(),
-            lr=torch.as_tensor(lr, dtype=theta.dtype, device=theta.device).detach(),
+            labels=labels,
+            lr=_rate(lr, theta),
             steps=steps,
             weight=weight.detach() if isinstance(weight, Tensor) else weight,
             normaliser=normaliser,
             batch_size=batch_size,
             augment=families,
-            window=steps if window is None else min(window, steps),
-            seed=seed,
+            window=window,
+            seed=arguments.whole("seed", seed, -arguments.LARGEST),
             precision=precision,
             memory_budget=memory_budget,
         )
@@ -168,8 +185,19 @@ def trajectory_gradients(
         if engine == "fused":
             return fused_gradients(problems)
         if engine == "reference":
-            return [reference_gradient(problem) for problem in problems]
-        return [module_gradient(problem, compile) for problem in problems]
+            return [_advised(reference_gradient, problem, engine) for problem in problems]
+        run = functools.partial(module_gradient, compiled=compile)
+        return [_advised(run, problem, engine) for problem in problems]
+
+
+def _advised(
+    run: Callable[[Problem], TrajectoryGradient], problem: Problem, engine: str
+) -> TrajectoryGradient:
+    """``run(problem)``; where memory runs out the error says what to lower."""
+    outcome = attempt(functools.partial(run, problem), problem.theta.device)
+    if isinstance(outcome, Done):
+        return outcome.value
+    raise nothing_helps(what(problem), outcome, lower_module(problem, engine))
 
 
 def _engine(engine: str, problem: Problem, compile: bool) -> str:
@@ -179,12 +207,13 @@ def _engine(engine: str, problem: Problem, compile: bool) -> str:
         engine = "fused" if applies else "module"
     if engine == "fused":
         check_fused(problem)
+    else:
+        problem.student.check_samples(problem.theta, problem.images, problem.labels)
     return engine
 
 
 def _check_precision(precision: str, engine: str, theta: Tensor) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: got {precision!r}; takes one of {', '.join(PRECISIONS)}")
+    arguments.choice("precision", precision, PRECISIONS)
     if precision != "bfloat16":
         check_tf32(precision, theta)
     elif theta.dtype != torch.float32:
@@ -193,27 +222,33 @@ def _check_precision(precision: str, engine: str, theta: Tensor) -> None:
         raise ValueError(f"precision: got 'bfloat16'; engine {engine!r} takes float32 and tf32")
 
 
-def _check_theta_and_counts(
-    student: Student,
-    theta: Tensor,
-    target: Tensor,
-    steps: int,
-    batch_size: int | None,
-    window: int | None,
-) -> None:
-    student.check_theta(theta)
-    student.check_theta(target, "target")
-    if not theta.is_floating_point():
-        raise ValueError(f"theta: got {theta.dtype}; takes a floating-point dtype")
-    for name, count in (("steps", steps), ("batch_size", batch_size), ("window", window)):
-        if count is not None and (not isinstance(count, int) or count < 1):
-            raise ValueError(f"{name}: got {count!r}; takes a whole number of at least 1")
+def _samples(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Checked alone and against each other, without their graphs."""
+    arguments.tensor("images", images)
+    arguments.tensor("labels", labels)
+    if images.ndim < 2 or images.shape[0] == 0:
+        raise ValueError(f"images: got shape {tuple(images.shape)}; takes a batch (N, ...)")
+    _check_labels(labels, images.shape[0])
+    # Fresh strides: group_norm's tangent fails on one channel laid out channels-last.
+    return images.detach().clone(memory_format=torch.contiguous_format), labels.detach()
+
+
+def _rate(lr: Tensor | float, theta: Tensor) -> Tensor:
+    """``lr`` as a scalar like ``theta``."""
+    if not isinstance(lr, Tensor):
+        return theta.new_tensor(arguments.number("lr", lr))
+    arguments.tensor("lr", lr)
+    if lr.ndim != 0 or lr.is_complex() or lr.dtype == torch.bool:
+        raise ValueError(f"lr: got {arguments.shown(lr)}; takes a scalar")
+    return lr.detach().to(theta.device, theta.dtype)
 
 
 def _check_problem(problem: Problem) -> None:
     theta, images, labels = problem.theta, problem.images, problem.labels
     like_theta = {"target": problem.target, "images": images}
-    if isinstance(problem.weight, Tensor):
+    if theta.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"theta: got {theta.dtype}; takes float32 or float64")
+    if problem.weight is not None and not callable(problem.weight):
         problem.student.check_theta(problem.weight, "weight")
         like_theta["weight"] = problem.weight
     if problem.soft:
@@ -224,16 +259,7 @@ def _check_problem(problem: Problem) -> None:
     for name, tensor in {**like_theta, "labels": labels}.items():
         if tensor.device != theta.device:
             raise ValueError(f"{name}: is on {tensor.device}; theta is on {theta.device}")
-    if images.ndim < 2 or images.shape[0] == 0:
-        raise ValueError(f"images: got shape {tuple(images.shape)}; takes a batch (N, ...)")
-    _check_labels(labels, images.shape[0])
-    if problem.lr.ndim != 0:
-        raise ValueError(f"lr: got shape {tuple(problem.lr.shape)}; takes a scalar")
-    budget = problem.memory_budget
-    if budget is not None and (not isinstance(budget, int) or budget < 0):
-        raise ValueError(f"memory_budget: got {budget!r}; takes a whole number of MiB, at least 0")
-    if problem.normaliser not in ("start", "weighted"):
-        raise ValueError(f"normaliser: got {problem.normaliser!r}; takes 'start' or 'weighted'")
+    arguments.choice("normaliser", problem.normaliser, ("start", "weighted"))
     if torch.equal(theta, problem.target):
         raise ValueError("target: equals theta; there is no movement to match")
 

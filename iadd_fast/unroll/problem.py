@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.augment import Augmentation
 from iadd_fast.seeds import derive, generator
 from iadd_fast.students import Student
@@ -74,11 +75,22 @@ class Problem:
         return self.augment.chain(seed), seed, self.augment.shared
 
     def final_weight(self, theta: Tensor) -> Tensor | None:
-        """The weight of the distance once the last parameters are known."""
+        """The weight of the distance once the last parameters are known.
+
+        Raises:
+            TypeError, ValueError: the user's function gave something else.
+        """
         if not callable(self.weight):
             return self.weight
         with torch.no_grad():
-            return self.weight(theta.detach(), self.theta, self.target)
+            weight = self.weight(theta.detach(), self.theta, self.target)
+        arguments.tensor("weight", weight)
+        if (weight.shape, weight.dtype, weight.device) != (theta.shape, theta.dtype, theta.device):
+            raise ValueError(
+                f"weight: the function gave {arguments.shown(weight)} on {weight.device}; takes "
+                f"{theta.dtype} of shape {tuple(theta.shape)} on {theta.device}"
+            )
+        return weight
 
 
 @dataclass(frozen=True)

@@ -136,10 +136,10 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="set.npz: holds one array; expected a .npz archive"):
         load(path)
     images, labels = tmp_path / "images.npy", tmp_path / "labels.npy"
-    with pytest.raises(FileNotFoundError, match="images.npy: there is no such file"):
+    with pytest.raises(FileNotFoundError, match="images.npy: no such file"):
         load(images, labels=labels)
     np.save(images, arrays()[0])
-    with pytest.raises(FileNotFoundError, match="labels.npy: there is no such file"):
+    with pytest.raises(FileNotFoundError, match="labels.npy: no such file"):
         load(images, labels=labels)
     with pytest.raises(ValueError, match="images.npy: labels: got None|labels: got None"):
         load(images)

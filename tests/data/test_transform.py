@@ -90,7 +90,7 @@ def test_standardise_far_from_zero() -> None:
 def test_standardise_of_more_values_than_fit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Breaks if sums over chunks lose a chunk or the last, smaller one."""
     whole, zca = Standardise.fit(images()), ZCA.fit(images())
-    monkeypatch.setattr("iadd_fast.data.transform._VALUES_AT_ONCE", 7 * 60)
+    monkeypatch.setattr("iadd_fast.data.pixels.VALUES_AT_ONCE", 7 * 60)
     torch.testing.assert_close(Standardise.fit(images()).mean, whole.mean)
     torch.testing.assert_close(Standardise.fit(images()).std, whole.std)
     torch.testing.assert_close(ZCA.fit(images()).matrix, zca.matrix, atol=1e-6, rtol=0)

@@ -217,7 +217,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
         bad(sets=[(IMAGES[:, :, 1:], LABELS)], engine="fused"),
         r"takes images of shape \(3, 12, 10\)",
     ),
-    (bad(augment=Augmentation(("flip",) * 9, mode="chain")), "families: got 9 of them"),
 ]
 
 

@@ -9,7 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iadd_fast import arguments
+from iadd_fast.data.pixels import images_at_once
 from iadd_fast.data.sources.part import Part, Source
+from iadd_fast.reading import check_text
 
 _MOST_SERIES_CHANNELS = 16
 
@@ -33,8 +36,9 @@ def as_part(images: Any, labels: Any, images_where: str, labels_where: str) -> P
 
 
 def as_images(value: Any, where: str) -> NDArray[Any]:
-    """``value`` as uint8 or float32 ``[N, C, H, W]`` or ``[N, C, L]``, contiguous and finite.
+    """``value`` as uint8 or floats ``[N, C, H, W]`` or ``[N, C, L]``, finite in float32.
 
+    Not copied: the axes of a mapped array are moved, and its values are looked at piece by piece.
     (N, H, W, C) with 1, 3 or 4 channels is moved to (N, C, H, W) unless its second axis could be
     channels too (4 or less). (N, H, W) gets a channel axis; floats (N, A, B) with A <= 16 and
     B >= 4 A are no picture but a series of A channels. Floats (N, L) are series of one channel.
@@ -60,15 +64,24 @@ def as_images(value: Any, where: str) -> NDArray[Any]:
     elif array.ndim == 2 or (array.ndim == 3 and not (floats and _is_series(array.shape[1:]))):
         array = array[:, None]
     if floats:
+        _check_finite(array, where)
+    return array
+
+
+def _check_finite(array: NDArray[Any], where: str) -> None:
+    count, bad, first = images_at_once(array.shape), 0, None
+    for begin in range(0, len(array), count):
         with np.errstate(over="ignore"):
-            array = array.astype(np.float32, copy=False)
-        if not np.isfinite(array).all():
-            bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
-            raise ValueError(
-                f"{where}: {int(bad.sum())} of {len(array)} images hold values that are not finite "
-                f"numbers in float32, the first is image {int(bad.argmax())}; takes finite pixels"
-            )
-    return np.ascontiguousarray(array)
+            piece = array[begin : begin + count].astype(np.float32)
+        wrong = ~np.isfinite(piece).reshape(len(piece), -1).all(1)
+        if first is None and wrong.any():
+            first = begin + int(wrong.argmax())
+        bad += int(wrong.sum())
+    if first is not None:
+        raise ValueError(
+            f"{where}: {bad} of {len(array)} images hold values that are not finite numbers in "
+            f"float32, the first is image {first}; takes finite pixels"
+        )
 
 
 def as_labels(value: Any, where: str) -> NDArray[Any]:
@@ -86,10 +99,8 @@ def as_labels(value: Any, where: str) -> NDArray[Any]:
         raise ValueError(
             f"{where}: got labels of shape {array.shape}; takes one label per image, (N,)"
         )
-    if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8")
-    if array.dtype.kind == "U":
-        return array
+    if array.dtype.kind in "SU":
+        return as_text(array, where)
     whole = array.dtype.kind in "biu" or (
         array.dtype.kind == "f" and bool(np.isfinite(array).all() and (array % 1 == 0).all())
     )
@@ -101,6 +112,22 @@ def as_labels(value: Any, where: str) -> NDArray[Any]:
     return array.astype(np.int64)
 
 
+def as_text(array: NDArray[Any], where: str) -> NDArray[Any]:
+    """Texts or bytes of UTF-8 as texts.
+
+    Raises:
+        ValueError: one is not valid.
+    """
+    try:
+        if array.dtype.kind == "S":
+            array = np.char.decode(array, "utf-8")
+        check_text("".join(np.unique(array).tolist()))
+    # SystemError: NumPy's texts can hold numbers beyond Unicode.
+    except (ValueError, SystemError):
+        raise ValueError(f"{where}: holds text that is no valid Unicode") from None
+    return array
+
+
 def _is_series(shape: tuple[int, ...]) -> bool:
     channels, length = shape
     return channels <= _MOST_SERIES_CHANNELS and length >= 4 * channels
@@ -108,9 +135,11 @@ def _is_series(shape: tuple[int, ...]) -> bool:
 
 def _as_array(value: Any, where: str) -> NDArray[Any]:
     if isinstance(value, Tensor):
+        arguments.tensor(where, value)
         value = value.detach().cpu()
         return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     try:
         return np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{where}: cannot be read as one array: {error}") from None
+    except Exception as error:  # whatever the elements' own conversions raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{where}: cannot be read as one array: {reason}") from None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iadd_fast.data.sources.arrays import as_part
 from iadd_fast.data.sources.part import Part, PartName, Source
+from iadd_fast.reading import check_memory, regular_file
 
 _KEYS: dict[PartName, tuple[tuple[str, str], ...]] = {
     "train": (
@@ -23,6 +27,9 @@ _KEYS: dict[PartName, tuple[tuple[str, str], ...]] = {
     "validation": (("val_images", "val_labels"), ("x_val", "y_val")),
     "test": (("test_images", "test_labels"), ("x_test", "y_test")),
 }
+#: Bytes that a packed byte can stand for at most (deflate: 1032).
+_MOST_PACKED = 1032
+_PIECE = 2**20
 _DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _EXPECTED = "; ".join(
     f"{part}: " + " or ".join(f"{images} + {labels}" for images, labels in pairs)
@@ -45,7 +52,8 @@ def read_folder(folder: Path) -> Source:
     return _read_parts(
         folder,
         {path.stem for path in folder.glob("*.npy")},
-        lambda name: load_npy(folder / f"{name}.npy"),
+        lambda name: load_npy(folder / f"{name}.npy", folder),
+        lambda name: f"{folder / name}.npy",
     )
 
 
@@ -56,41 +64,132 @@ def read_npz(path: Path) -> Source:
     Raises:
         ValueError: no such archive, keys are missing, or it holds Python objects.
     """
-    with path.open("rb") as file:
-        try:
-            archive = np.load(file, allow_pickle=False)
-        except _DAMAGED as error:
-            raise ValueError(f"{path}: cannot be read as a .npz archive: {error}") from None
-        if not isinstance(archive, np.lib.npyio.NpzFile):
+    with regular_file(path).open("rb") as file:
+        if file.read(6) == np.lib.format.MAGIC_PREFIX:
             raise ValueError(f"{path}: holds one array; expected a .npz archive of several")
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # its directory is parsed without checks
+        raise ValueError(f"{path}: cannot be read as a .npz archive: {error}") from None
+    try:
+        with archive:
+            members = _members(archive)
+            return _read_parts(
+                path,
+                members,
+                lambda name: _read_member(archive, members[name]),
+                lambda name: f"{path}: {name}",
+            )
+    except _Refused as error:
+        raise ValueError(f"{path}: {error}") from None
 
-        def load(name: str) -> Any:
-            try:
-                return archive[name]
-            except _DAMAGED as error:
-                raise ValueError(f"{path}: {name} cannot be read: {error}") from None
 
-        return _read_parts(path, archive.files, load)
-
-
-def load_npy(path: Path) -> Any:
+def load_npy(path: Path, within: Path | None = None) -> Any:
     """The array in ``path``, mapped, not read.
+
+    Args:
+        within: a folder that a link at ``path`` may not lead out of.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no array, or holds Python objects.
+        ValueError: it is no array, holds Python objects, or fewer values than it announces.
     """
+    path = regular_file(path, within)
+    size = path.stat().st_size
     try:
+        with path.open("rb") as file:
+            dtype, shape, _ = _read_header(file)
+            held = size - file.tell()
+        expected = math.prod(shape) * dtype.itemsize
+        if not 0 < expected <= held:
+            raise _Refused(
+                f"it announces {expected:,} bytes of values (shape {shape}) and holds {held:,}"
+            )
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: there is no such file") from None
-    except _DAMAGED as error:
+    except (_Refused, *_DAMAGED) as error:
         raise ValueError(f"{path}: cannot be read as a .npy array: {error}") from None
 
 
-def _read_parts(path: Path, names: Iterable[str], load: Callable[[str], Any]) -> Source:
+class _Refused(Exception):
+    """Why an array is not read."""
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The arrays of an archive by name."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        if name in members:
+            raise _Refused(f"holds two arrays named {name[:40]!r}")
+        members[name] = info
+    return members
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """One array of an archive, allocated once its header, size and packed size agree."""
+    where = f"{info.filename.removesuffix('.npy')} cannot be read"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _Refused(f"{where}: it is packed in another way than NumPy does")
+    if info.file_size > _MOST_PACKED * info.compress_size:
+        raise _Refused(
+            f"{where}: it announces {info.file_size:,} bytes, more than {info.compress_size:,} "
+            "packed ones can hold"
+        )
+    try:
+        with archive.open(info) as file:
+            dtype, shape, column_major = _read_header(file)
+            held = info.file_size - file.tell()
+            expected = math.prod(shape) * dtype.itemsize
+            if expected != held or expected == 0:
+                raise _Refused(
+                    f"it announces {expected:,} bytes of values (shape {shape}) and holds {held:,}"
+                )
+            check_memory(info.filename, expected)
+            values = np.empty(math.prod(shape), dtype)
+            free = values.view(np.uint8)
+            while len(free):
+                read = file.read(min(len(free), _PIECE))
+                if not read:
+                    raise EOFError("it ends")
+                free[: len(read)] = np.frombuffer(read, np.uint8)
+                free = free[len(read) :]
+    # RuntimeError, NotImplementedError: it is encrypted, or of a later kind of zip.
+    except (_Refused, RuntimeError, *_DAMAGED) as error:
+        raise _Refused(f"{where}: {error}") from None
+    return values.reshape(shape, order="F" if column_major else "C")
+
+
+def _read_header(file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
+    """Type, shape and whether columns come first; ``_Refused`` for what is no array of values."""
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in read:
+            raise _Refused(f"its format {version[0]}.{version[1]} is for records")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 2 wrote headers that NumPy warns of
+            shape, column_major, dtype = read[version](file)
+    except _Refused:
+        raise
+    # NumPy parses the header as a literal of Python, in which anything can go wrong.
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise _Refused(f"its header is damaged ({reason})") from None
+    if dtype.hasobject:
+        raise _Refused("it holds Python objects, which are pickled; takes allow_pickle=False")
+    if any(side < 0 for side in shape) or len(shape) > 32:
+        raise _Refused(f"its header announces the shape {shape}")
+    return dtype, shape, column_major
+
+
+def _read_parts(
+    path: Path, names: Iterable[str], load: Callable[[str], Any], where: Callable[[str], str]
+) -> Source:
     held = set(names)
-    found = f"found {', '.join(sorted(held)) or 'nothing'}"
+    found = f"found {', '.join(sorted(held)[:20]) or 'nothing'}"
     parts: dict[PartName, Part] = {}
     for part, pairs in _KEYS.items():
         for images, labels in pairs:
@@ -98,9 +197,7 @@ def _read_parts(path: Path, names: Iterable[str], load: Callable[[str], Any]) ->
                 continue
             if not {images, labels} <= held:
                 raise ValueError(f"{path}: {found}; expected {images} and {labels} together")
-            parts[part] = as_part(
-                load(images), load(labels), f"{path}: {images}", f"{path}: {labels}"
-            )
+            parts[part] = as_part(load(images), load(labels), where(images), where(labels))
     if not parts:
         raise ValueError(f"{path}: {found}; expected {_EXPECTED}")
     return Source(path.resolve().stem, parts)

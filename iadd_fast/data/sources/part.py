@@ -16,7 +16,8 @@ class Part:
     """Images and labels of one part, checked, before scaling, splitting and normalising.
 
     Attributes:
-        images: uint8 (0 to 255) or float32 ``[N, C, H, W]`` or ``[N, C, L]``, contiguous, finite.
+        images: uint8 (0 to 255) or floats ``[N, C, H, W]`` or ``[N, C, L]``, finite in float32, as
+            which they are read piece by piece; perhaps a view or mapped from a file.
         labels: ``[N]``, int64 or text.
         where: the path or argument the images came from, for errors.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,14 @@ from numpy.typing import NDArray
 
 from iadd_fast.data.sources.arrays import as_part
 from iadd_fast.data.sources.part import Part, PartName, Source
+from iadd_fast.reading import regular_file
 
 _NAME = re.compile(r"(?P<name>.+)_(?P<part>TRAIN|TEST)\.tsv", re.IGNORECASE)
 _PARTS: dict[str, PartName] = {"train": "train", "test": "test"}
+#: Bytes of a line, about a million values.
+_LONGEST_LINE = 2**24
+#: An array of texts gives each as much room as the longest.
+_LONGEST_LABEL = 255
 _TAKES = "a line a series, the label first, then the values, separated by tabs"
 
 
@@ -51,26 +57,34 @@ def read(path: Path) -> Source:
         match = _NAME.fullmatch(path.name)
         assert match is not None  # as recognises() says
         name = match["name"]
-    return Source(name, {part: _read_part(file) for part, file in files[name].items()})
+    return Source(name, {part: _read_part(file, folder) for part, file in files[name].items()})
 
 
-def _read_part(path: Path) -> Part:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is no text file ({error.reason}); takes {_TAKES}") from None
-    rows = [line.split("\t") for line in lines if line.strip()]
-    if not rows or len(rows[0]) < 2:
-        found = "no series" if not rows else f"a line of {len(rows[0])} field"
-        raise ValueError(f"{path}: found {found}; takes {_TAKES}")
-    length = len(rows[0]) - 1
-    for number, row in enumerate(rows):
-        if len(row) - 1 != length:
+def _read_part(path: Path, within: Path) -> Part:
+    rows: list[NDArray[Any]] = []
+    labels: list[str] = []
+    for line in _lines(path, within):
+        label, *fields = line.split("\t")
+        if not fields:
+            raise ValueError(f"{path}: found a line of 1 field; takes {_TAKES}")
+        if rows and len(fields) != len(rows[0]):
             raise ValueError(
-                f"{path}: series 0 has {length} values, series {number} has {len(row) - 1}; takes "
-                "series of one length: cut, pad or resample them first"
+                f"{path}: series 0 has {len(rows[0])} values, series {len(rows)} has "
+                f"{len(fields)}; takes series of one length: cut, pad or resample them first"
             )
-    values = _numbers(path, [row[1:] for row in rows])
+        if len(label) > _LONGEST_LABEL:
+            raise ValueError(
+                f"{path}: series {len(rows)} has a label of {len(label):,} letters; takes at most "
+                f"{_LONGEST_LABEL}"
+            )
+        try:
+            rows.append(np.array(fields, dtype=np.float64))
+        except ValueError as error:
+            raise ValueError(f"{path}: {str(error)[:200]}; takes {_TAKES}") from None
+        labels.append(label)
+    if not rows:
+        raise ValueError(f"{path}: found no series; takes {_TAKES}")
+    values = np.stack(rows)
     missing = np.isnan(values).any(1)
     if missing.any():
         raise ValueError(
@@ -79,14 +93,23 @@ def _read_part(path: Path) -> Part:
             f"{int(missing.argmax())}; takes series of one length without gaps: cut, fill or "
             "resample them first"
         )
-    return as_part(values, _labels([row[0] for row in rows]), str(path), str(path))
+    return as_part(values, _labels(labels), str(path), str(path))
 
 
-def _numbers(path: Path, rows: list[list[str]]) -> NDArray[Any]:
-    try:
-        return np.array(rows, dtype=np.float64)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; takes {_TAKES}") from None
+def _lines(path: Path, within: Path) -> Iterator[str]:
+    """The lines that are not empty, of a bounded length each."""
+    with regular_file(path, within).open("rb") as file:
+        while line := file.readline(_LONGEST_LINE + 1):
+            if len(line) > _LONGEST_LINE:
+                raise ValueError(f"{path}: a line has more than {_LONGEST_LINE:,} bytes")
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}: is no text file ({error.reason}); takes {_TAKES}"
+                ) from None
+            if text.strip():
+                yield text.rstrip("\r\n")
 
 
 def _labels(texts: list[str]) -> NDArray[Any]:
