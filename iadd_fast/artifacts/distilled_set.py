@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,17 +11,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from iadd_fast import arguments
 from iadd_fast.artifacts.exports import export_folder, export_parquet
-from iadd_fast.artifacts.files import check_schema, load_tensors, save_tensors
+from iadd_fast.artifacts.files import load_tensors, save_tensors
+from iadd_fast.artifacts.migration import Migration, migrate
 from iadd_fast.artifacts.mtt import load_mtt_set, save_mtt_set
 from iadd_fast.augment import Augmentation
 from iadd_fast.data.dataset import Data
-from iadd_fast.data.transform import Transform, transform_from
+from iadd_fast.data.transform import TENSOR_NAMES, Transform, transform_from
+from iadd_fast.reading import check_text
 from iadd_fast.students import NAMES, Student, build, for_data, parse_student
 
-SCHEMA = 1
 KIND = "distilled set"
 _TRANSFORM = "transform."
+#: Of what is computed with; float8 and its kin have no arithmetic.
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -67,12 +70,16 @@ class DistilledSet:
     summary: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.lr = float(self.lr)
+        if isinstance(self.lr, Tensor) and arguments.tensor("lr", self.lr).ndim == 0:
+            self.lr = self.lr.item()
+        self.lr = arguments.number("lr", self.lr, above=0)
+        self.seed = arguments.whole("seed", self.seed, -arguments.LARGEST)
+        arguments.instance("class_names", self.class_names, tuple | list, "one text per class")
         self.class_names = tuple(self.class_names)
-        self.images = self.images.detach().cpu()
-        self.labels = self.labels.detach().cpu()
+        self.images = arguments.tensor("images", self.images).detach().cpu()
+        self.labels = arguments.tensor("labels", self.labels).detach().cpu()
         if self.weight is not None:
-            self.weight = self.weight.detach().cpu()
+            self.weight = arguments.tensor("weight", self.weight).detach().cpu()
         self._check()
 
     def __len__(self) -> int:
@@ -217,7 +224,7 @@ class DistilledSet:
         metadata: dict[str, Any] = {"kind": KIND, "schema": SCHEMA}
         for name in _json_fields():
             metadata[name] = getattr(self, name)
-        metadata["has_weight"] = self.weight is not None
+        metadata["tensors"] = sorted(tensors)
         metadata["transform"] = {
             "kind": self.transform.kind,
             "metadata": self.transform.metadata(),
@@ -226,23 +233,32 @@ class DistilledSet:
 
     @classmethod
     def load(cls, path: str | Path) -> DistilledSet:
-        """The set in ``path``, exactly as it was saved, on the CPU.
+        """The set in ``path``, exactly as it was saved, on the CPU; of every schema version so far.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, another kind of file, of a newer schema, or something in it
-                is missing or does not fit.
+                is missing, too much or does not fit.
         """
         tensors, metadata = load_tensors(path)
-        check_schema(path, metadata, KIND, SCHEMA)
+        metadata = migrate(path, metadata, KIND, MIGRATIONS)
         described = metadata.get("transform")
-        if not isinstance(described, Mapping) or not {"kind", "metadata"} <= described.keys():
+        if not (
+            isinstance(described, Mapping)
+            and {"kind", "metadata"} <= described.keys()
+            and isinstance(described["metadata"], Mapping)
+        ):
             raise ValueError(f"{path}: does not describe its transform")
         missing = [name for name in _json_fields() if name not in metadata]
-        needed = ["images", "labels"] + (["weight"] if metadata.get("has_weight") else [])
-        missing += [name for name in needed if name not in tensors]
+        told = metadata.get("tensors")
+        if not isinstance(told, list) or not all(isinstance(name, str) for name in told):
+            raise ValueError(f"{path}: does not say which tensors it holds")
+        missing += [name for name in ("images", "labels", *told) if name not in tensors]
         if missing:
-            raise ValueError(f"{path}: lacks {', '.join(missing)}")
+            raise ValueError(f"{path}: lacks {', '.join(dict.fromkeys(missing))[:200]}")
+        unknown = set(tensors) - {"images", "labels", "weight", *told}
+        if unknown:
+            raise ValueError(f"{path}: holds {min(unknown)[:40]!r}, which no distilled set has")
         own = {
             name.removeprefix(_TRANSFORM): tensor
             for name, tensor in tensors.items()
@@ -250,29 +266,39 @@ class DistilledSet:
         }
         _check_json_types(path, metadata)
         try:
-            return cls(
+            made = cls(
                 images=tensors["images"],
                 labels=tensors["labels"],
                 weight=tensors.get("weight"),
                 transform=transform_from(described["kind"], own, described["metadata"]),
                 **{name: metadata[name] for name in _json_fields()},
             )
-        except (KeyError, TypeError, ValueError) as error:
+            made._check_student()
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path}: {error}") from None
+        return made
 
     def _check(self) -> None:
         images, classes = self.images, self.num_classes
         if classes < 1 or not all(isinstance(name, str) for name in self.class_names):
-            raise ValueError(f"class_names: got {self.class_names!r}; takes one text per class")
-        if not images.is_floating_point() or images.ndim < 2 or images.numel() == 0:
+            raise ValueError(
+                f"class_names: got {arguments.shown(self.class_names)}; takes one text per class"
+            )
+        for name in (*self.class_names, arguments.text("data_name", self.data_name)):
+            check_text(name)
+        if images.dtype not in _FLOATS or images.ndim < 2 or images.numel() == 0:
             raise ValueError(
                 f"images: got {images.dtype} of shape {tuple(images.shape)}; "
                 "takes floats (N, channels, ...)"
             )
         _check_finite("images", images)
         self._check_labels()
-        if not math.isfinite(self.lr) or self.lr <= 0:
-            raise ValueError(f"lr: got {self.lr}; takes a finite number above 0")
+        arguments.number("lr", self.lr, above=0)
+        for name in ("student_spec", "config", "versions", "summary"):
+            arguments.instance(name, getattr(self, name), dict, "a dict")
+        arguments.text("data_fingerprint", self.data_fingerprint)
+        if self.augment is not None:
+            Augmentation.parse(arguments.text("augment", self.augment, "a text or None"))
         if not isinstance(self.transform, Transform):
             raise TypeError(f"transform: got {type(self.transform).__name__}; takes a Transform")
         try:
@@ -290,7 +316,7 @@ class DistilledSet:
                     f"labels: got {int(labels.min())} to {int(labels.max())}; takes 0 to "
                     f"{classes - 1}"
                 )
-        elif labels.is_floating_point() and shape == (count, classes):
+        elif labels.dtype in _FLOATS and shape == (count, classes):
             _check_finite("labels", labels)
             if bool((labels < 0).any()) or bool(((labels.double().sum(1) - 1).abs() > 1e-3).any()):
                 raise ValueError("labels: soft labels are probabilities: none below 0, sum 1")
@@ -304,19 +330,56 @@ class DistilledSet:
         weight = self.weight
         if weight is None:
             return
-        if not weight.is_floating_point() or weight.ndim != 1:
+        if weight.dtype not in _FLOATS or weight.ndim != 1:
             raise ValueError(
                 f"weight: got {weight.dtype} of shape {tuple(weight.shape)}; takes floats "
                 "(parameters,)"
             )
         _check_finite("weight", weight)
-        # A user's own module cannot be built from its description, so there is nothing to compare.
-        if self.student_spec.get("name") in NAMES:
-            expected = self.student().num_parameters
-            if len(weight) != expected:
-                raise ValueError(
-                    f"weight: got {len(weight)} values; the student has {expected} parameters"
-                )
+        student = self._shape_of_student()
+        if student is not None and len(weight) != student.num_parameters:
+            raise ValueError(
+                f"weight: got {len(weight)} values; the student has {student.num_parameters} "
+                "parameters"
+            )
+
+    def _check_student(self) -> None:
+        """The network takes the images and has the classes; a file can say anything of it."""
+        student = self._shape_of_student()
+        if student is None:
+            return
+        image = self.images[:1].to("meta")
+        theta = torch.empty(student.num_parameters, dtype=image.dtype, device="meta")
+        try:
+            logits = student.apply(theta, image)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"student_spec: does not fit the images: {error}") from None
+        if logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"student_spec: has {logits.shape[1]} classes; the set has {self.num_classes}"
+            )
+
+    def _shape_of_student(self) -> Student | None:
+        """The student without memory for its parameters; None for a user's own module."""
+        if self.student_spec.get("name") not in NAMES:
+            return None
+        with torch.device("meta"):
+            return build(self.student_spec)
+
+
+def _name_the_tensors(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 said of one tensor only whether it is there; schema 2 has the names of all."""
+    described = metadata.get("transform")
+    kind = described.get("kind") if isinstance(described, Mapping) else None
+    own = TENSOR_NAMES.get(str(kind), ())
+    weight = ["weight"] if metadata.pop("has_weight", False) else []
+    names = ["images", "labels", *weight, *(_TRANSFORM + name for name in own)]
+    return {**metadata, "tensors": sorted(names)}
+
+
+#: Entry k makes the metadata of schema k + 1 into that of schema k + 2.
+MIGRATIONS: tuple[Migration, ...] = (_name_the_tensors,)
+SCHEMA = len(MIGRATIONS) + 1
 
 
 def _json_fields() -> list[str]:

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.artifacts.files import (
     check_schema,
+    digest,
     existing_file,
     header_metadata,
     not_safetensors,
     read_json,
+    remove_leftovers,
     save_tensors,
     to_json,
     write_json,
 )
+from iadd_fast.artifacts.trajectories import check_range, check_trajectory
+from iadd_fast.devices import resolve_device
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
 STORE_KIND = "experts"
 EXPERT_KIND = "expert"
-_FILE_NAME = re.compile(r"expert_(\d{4,})\.safetensors")
+#: Most experts of a store, and most epochs of one.
+MOST = 10**6
+_FILE_NAME = re.compile(r"expert_([0-9]{4}|[1-9][0-9]{4,6})\.safetensors")
 _MANIFEST_TYPES: dict[str, type] = {
     "student_spec": dict,
     "settings": dict,
@@ -37,70 +44,6 @@ _MANIFEST_TYPES: dict[str, type] = {
     "count": int,
     "epochs": int,
 }
-
-
-@runtime_checkable
-class Experts(Protocol):
-    """What distillation needs of expert trajectories, wherever they come from."""
-
-    def __len__(self) -> int:
-        """How many experts there are."""
-        ...
-
-    @property
-    def epochs(self) -> int:
-        """Number of the last epoch: a trajectory has snapshots 0 (initialisation) .. epochs."""
-        ...
-
-    @property
-    def num_parameters(self) -> int:
-        """Length P of one snapshot."""
-        ...
-
-    def snapshot(self, index: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
-        """The parameters ``[P]`` of expert ``index`` after ``epoch`` epochs."""
-        ...
-
-
-class MemoryExperts:
-    """Expert trajectories held in memory.
-
-    Args:
-        trajectories: one tensor ``[epochs + 1, P]`` per expert, all of one shape, float32 or
-            float64; row 0 is the initialisation.
-
-    Raises:
-        ValueError: there is none, the shapes differ, a value is not finite, or all snapshots of a
-            trajectory are equal.
-    """
-
-    def __init__(self, trajectories: Sequence[Tensor]) -> None:
-        if not trajectories:
-            raise ValueError("trajectories: got none; takes at least one")
-        self.trajectories = [trajectory.detach().cpu() for trajectory in trajectories]
-        shape = tuple(self.trajectories[0].shape)
-        for index, trajectory in enumerate(self.trajectories):
-            what = f"trajectories[{index}]"
-            check_trajectory(trajectory, what)
-            if tuple(trajectory.shape) != shape:
-                raise ValueError(
-                    f"{what}: got shape {tuple(trajectory.shape)}; the first one has {shape}"
-                )
-        self.epochs = shape[0] - 1
-        self.num_parameters = shape[1]
-
-    def __len__(self) -> int:
-        return len(self.trajectories)
-
-    def snapshot(self, index: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
-        """A copy ``[P]`` of the parameters of expert ``index`` after ``epoch`` epochs.
-
-        Raises:
-            IndexError: ``index`` or ``epoch`` is out of range.
-        """
-        _check_range("index", index, len(self))
-        _check_range("epoch", epoch, self.epochs + 1)
-        return self.trajectories[index][epoch].to(device, copy=True)
 
 
 class ExpertStore:
@@ -146,10 +89,13 @@ class ExpertStore:
                 what), its manifest is damaged, or there are expert files without a manifest.
             NotADirectoryError: ``path`` is a file.
         """
-        path = Path(path)
-        for name, number in (("count", count), ("epochs", epochs)):
-            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-                raise ValueError(f"{name}: got {number!r}; takes a whole number of at least 1")
+        path = arguments.path("path", path)
+        count = arguments.whole("count", count, most=MOST)
+        epochs = arguments.whole("epochs", epochs, most=MOST)
+        for name, described in (("student_spec", student_spec), ("settings", settings)):
+            arguments.instance(name, described, Mapping, "a mapping")
+        arguments.text("data_fingerprint", data_fingerprint)
+        arguments.text("data_name", data_name)
         asked = {
             "student_spec": dict(student_spec),
             "settings": dict(settings),
@@ -188,7 +134,7 @@ class ExpertStore:
             ValueError: the manifest or an expert file is damaged, of another kind, or newer than
                 this version reads.
         """
-        path = Path(path)
+        path = arguments.path("path", path)
         store = cls(path, _read_manifest(path))
         sizes = {index: store._checked_size(index) for index in store.finished()}
         if len(set(sizes.values())) > 1:
@@ -236,7 +182,8 @@ class ExpertStore:
             ValueError: the expert is there already, the shape is wrong, a value is not finite, all
                 snapshots are equal, or the metrics are not JSON.
         """
-        _check_range("index", index, self.count)
+        check_range("index", index, self.count)
+        arguments.instance("metrics", metrics, Mapping, "a mapping")
         finished = self.finished()
         if index in finished:
             raise ValueError(f"index: expert {index} is in {self.path} already")
@@ -252,8 +199,24 @@ class ExpertStore:
             "schema": SCHEMA,
             "index": index,
             "metrics": dict(metrics),
+            # One for each snapshot, which is what is read at a time.
+            "snapshots_sha256": [digest([row]) for row in snapshots],
         }
         save_tensors(self._file(index), {"snapshots": snapshots}, metadata)
+
+    def claim_name(self, index: int) -> str:
+        """Name of the lock that whoever trains expert ``index`` beside others holds."""
+        return f".{self._file(index).stem}.lock"
+
+    def remove_claims(self) -> None:
+        """Remove the files of those locks, once nobody trains here."""
+        for entry in self.path.glob(".expert_*.lock"):
+            entry.unlink(missing_ok=True)
+
+    def remove_leftovers(self, indices: Iterable[int]) -> None:
+        """Remove what killed processes left half-written of these experts, which nobody writes."""
+        for index in indices:
+            remove_leftovers(self._file(index))
 
     def snapshot(self, index: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
         """The parameters ``[P]`` of expert ``index`` after ``epoch`` epochs; reads only those.
@@ -262,11 +225,22 @@ class ExpertStore:
             IndexError: ``index`` or ``epoch`` is out of range.
             ValueError: expert ``index`` is not finished, or its file is damaged.
         """
-        _check_range("epoch", epoch, self.epochs + 1)
-        with self._opened(index) as (file, _):
+        check_range("epoch", epoch, self.epochs + 1)
+        with self._opened(index) as (file, metadata):
             # Copied: the slice is backed by the file, which somebody may truncate later.
-            row: Tensor = file.get_slice("snapshots")[epoch].to(device, copy=True)
-        return row
+            row: Tensor = file.get_slice("snapshots")[epoch].clone()
+        written = metadata.get("snapshots_sha256")
+        if isinstance(written, list) and written[epoch : epoch + 1] != [digest([row])]:
+            raise ValueError(
+                f"{self._file(index)}: is damaged (snapshot {epoch} does not fit its checksum); "
+                "remove it and train this expert again"
+            )
+        if not bool(torch.isfinite(row).all()):
+            raise ValueError(
+                f"{self._file(index)}: snapshot {epoch} holds values that are not finite; remove "
+                "it and train this expert again"
+            )
+        return row.to(resolve_device(device))
 
     def metrics(self, index: int) -> dict[str, Any]:
         """The metrics stored with expert ``index``; raises as :meth:`snapshot`."""
@@ -283,8 +257,10 @@ class ExpertStore:
         """
         metrics = self.metrics(index)
         values = metrics.get("test_accuracy", metrics.get("validation_accuracy"))
-        if not isinstance(values, list):
-            raise ValueError(f"{self._file(index)}: holds no accuracies")
+        if not isinstance(values, list) or not all(
+            isinstance(value, int | float) and 0 <= value <= 100 for value in values
+        ):
+            raise ValueError(f"{self._file(index)}: holds no accuracies in percent")
         return [float(value) for value in values]
 
     def _file(self, index: int) -> Path:
@@ -293,13 +269,14 @@ class ExpertStore:
     @contextmanager
     def _opened(self, index: int) -> Iterator[tuple[Any, dict[str, Any]]]:
         """The open file of expert ``index``, its header checked, and its metadata."""
-        _check_range("index", index, self.count)
+        check_range("index", index, self.count)
         path = self._file(index)
-        if not path.is_file():
+        if not path.exists():
             raise ValueError(
                 f"{self.path}: expert {index} is not finished ({len(self)} of {self.count} are); "
                 "go on with train_experts"
             )
+        existing_file(path)
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = header_metadata(path, file.metadata())
@@ -307,7 +284,12 @@ class ExpertStore:
                 names = list(file.keys())
                 if names != ["snapshots"]:
                     raise ValueError(f"{path}: got the tensors {names}; expected 'snapshots'")
-                shape = file.get_slice("snapshots").get_shape()
+                values = file.get_slice("snapshots")
+                if values.get_dtype() not in ("F32", "F64"):
+                    raise ValueError(
+                        f"{path}: got snapshots of type {values.get_dtype()}; expected F32 or F64"
+                    )
+                shape = values.get_shape()
                 if len(shape) != 2 or shape[0] != self.epochs + 1:
                     raise ValueError(
                         f"{path}: got snapshots of shape {tuple(shape)}; the manifest says "
@@ -315,6 +297,8 @@ class ExpertStore:
                     )
                 if metadata.get("index") != index:
                     raise ValueError(f"{path}: holds expert {metadata.get('index')!r}, not {index}")
+                if not isinstance(metadata.get("metrics", {}), dict):
+                    raise ValueError(f"{path}: metrics: expected a JSON object")
                 yield file, metadata
         except SafetensorError as error:
             raise ValueError(
@@ -324,37 +308,6 @@ class ExpertStore:
     def _checked_size(self, index: int) -> int:
         with self._opened(index) as (file, _):
             return int(file.get_slice("snapshots").get_shape()[1])
-
-
-def check_trajectory(snapshots: Tensor, what: str) -> None:
-    """Raise ``ValueError`` unless ``snapshots`` is a usable trajectory ``[epochs + 1, P]``."""
-    if snapshots.ndim != 2 or snapshots.shape[0] < 2 or snapshots.shape[1] < 1:
-        raise ValueError(
-            f"{what}: got shape {tuple(snapshots.shape)}; takes (epochs + 1, parameters) with at "
-            "least one epoch"
-        )
-    if snapshots.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{what}: got {snapshots.dtype}; takes torch.float32 or torch.float64")
-    for epoch, row in enumerate(snapshots):
-        if not bool(torch.isfinite(row).all()):
-            raise ValueError(
-                f"{what}: the parameters after epoch {epoch} are not finite: this expert diverged; "
-                "train it with a smaller learning rate"
-            )
-    if all(torch.equal(row, snapshots[0]) for row in snapshots[1:]):
-        raise ValueError(
-            f"{what}: all {len(snapshots)} snapshots are equal, so there is no trajectory to "
-            "match. This happens when snapshots are taken with p.detach().cpu() while training on "
-            "a CPU (MTT's buffer.py does): .cpu() copies nothing there, so every snapshot refers "
-            "to the live parameters and ends up as the last one. The file cannot be repaired. "
-            "Train the experts again, with iadd_fast.train_experts or with "
-            "p.detach().cpu().clone() in the script"
-        )
-
-
-def _check_range(name: str, value: int, stop: int) -> None:
-    if not 0 <= value < stop:
-        raise IndexError(f"{name}: got {value}; takes 0 to {stop - 1}")
 
 
 def _finished(folder: Path) -> list[int]:
@@ -383,8 +336,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
                 f"{path}: {key}: got {manifest.get(key)!r}; expected a {kind.__name__}"
             )
     for key in ("count", "epochs"):
-        if manifest[key] < 1:
-            raise ValueError(f"{path}: {key}: got {manifest[key]}; expected at least 1")
+        if isinstance(manifest[key], bool) or not 1 <= manifest[key] <= MOST:
+            raise ValueError(f"{path}: {key}: got {manifest[key]}; expected 1 to {MOST:,}")
     return manifest
 
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.artifacts.files import METADATA_KEY, to_json, write_atomically, write_json
 from iadd_fast.data.transform import Standardise
 
@@ -51,7 +52,7 @@ def export_folder(
         FileExistsError: there is something at ``path``.
         ValueError: ``pixel_range`` is no range.
     """
-    path = Path(path)
+    path = arguments.path("path", path)
     _check_range(pixel_range)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path}: exists already; takes a new or empty folder")
@@ -97,6 +98,7 @@ def export_parquet(
         import pyarrow.parquet as pq
     except ImportError:
         raise ValueError("to_parquet: needs pyarrow: pip install 'iadd_fast[parquet]'") from None
+    path = arguments.path("path", path)
     _check_range(pixel_range)
     names = list(distilled.class_names)
     if len(set(names)) < len(names):
@@ -229,6 +231,10 @@ def _nested(values: Tensor) -> tuple[Any, dict[str, Any]]:
 
 
 def _check_range(pixel_range: tuple[float, float]) -> None:
-    low, high = pixel_range
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(f"pixel_range: got {pixel_range}; takes (low, high) with low below high")
+    arguments.instance("pixel_range", pixel_range, tuple | list, "(low, high)")
+    numbers = [arguments.number("pixel_range", bound) for bound in pixel_range]
+    if len(numbers) != 2 or not numbers[0] < numbers[1]:
+        raise ValueError(
+            f"pixel_range: got {arguments.shown(pixel_range)}; takes (low, high) with low below "
+            "high"
+        )

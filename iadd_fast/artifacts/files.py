@@ -5,29 +5,42 @@ Tensors go into safetensors files, everything else into JSON. Nothing here is ev
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch import contiguous_format as contiguous
 
+from iadd_fast import arguments
+from iadd_fast.reading import check_memory, parse_json, read_text, regular_file
+
 #: The one key of a safetensors header that holds all of the project's metadata, as a JSON string.
 METADATA_KEY = "iadd_fast"
+#: In that JSON, the SHA-256 of everything else in the file; absent in files of early versions.
+CHECKSUM_KEY = "sha256"
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_atomically(
+    path: str | Path, write: Callable[[Path], None], previous: Path | None = None
+) -> None:
     """Make ``write`` produce the file ``path``, whole or not at all.
 
     ``write`` gets a temporary name in the same folder (hidden, suffix as in ``path``). What it
     wrote is synced to the disk, renamed to ``path``, and the folder is synced. Whatever goes wrong
     before the rename, the temporary file is removed, folders made for it too, and an existing
-    ``path`` stays as it was. Missing parent folders are made.
+    ``path`` stays as it was. Missing parent folders are made. With ``previous`` (in the same
+    folder) an existing ``path`` gets that name right before the rename: whenever the process dies,
+    one of the two is there.
 
     Raises:
         IsADirectoryError: ``path`` is a folder.
@@ -35,10 +48,10 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
         RuntimeError: ``write`` wrote nothing at the name it was given.
         Exception: whatever ``write`` raises.
     """
-    path = Path(path)
+    path = arguments.path("path", path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; takes the name of a file")
-    made = _make_folders(path.parent)
+    made = make_folders(path.parent)
     temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(6)}{path.suffix}")
     try:
         write(temporary)
@@ -46,10 +59,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
             raise RuntimeError(f"{path}: the writer returned without writing {temporary.name}")
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
-        _remove_empty(made)
+        remove_empty(made)
         raise
     for folder in [path.parent, *(entry.parent for entry in made)]:
         _sync_folder(folder)
@@ -72,21 +87,25 @@ def read_json(path: str | Path) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: it is not JSON.
     """
-    path = existing_file(path)
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path}: is not a JSON file ({error})") from None
 
 
 def save_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, Any],
+    previous: Path | None = None,
 ) -> None:
     """Write ``tensors`` and ``metadata`` as one safetensors file, atomically.
 
     The values, dtypes and shapes are kept exactly; devices, strides and gradients are not. The
     metadata is one JSON string under the header key ``"iadd_fast"``; tuples come back as lists, and
-    NaN as NaN.
+    NaN as NaN. A SHA-256 of both stands beside it, which :func:`load_tensors` checks. ``previous``
+    is as :func:`write_atomically` takes it.
 
     Raises:
         ValueError: the metadata holds something JSON has no form for.
@@ -96,16 +115,22 @@ def save_tensors(
         name: tensor.detach().cpu().clone(memory_format=contiguous)
         for name, tensor in tensors.items()
     }
-    header = {METADATA_KEY: to_json(dict(metadata), f"{path}: metadata")}
+    text = to_json(dict(metadata), f"{path}: metadata")
+    whole = {**json.loads(text), CHECKSUM_KEY: _checksum(plain, text)}
+    # One key: the library writes several in no fixed order, and equal files shall be equal bytes.
+    header = {METADATA_KEY: json.dumps(whole)}
 
     def write(temporary: Path) -> None:
         # safetensors makes files that only their owner can read; these get the user's own mode.
         temporary.touch()
         mode = temporary.stat().st_mode
-        save_file(plain, temporary, metadata=header)
+        try:
+            save_file(plain, temporary, metadata=header)
+        except SafetensorError as error:  # what the system said, a full disk for one
+            raise OSError(f"{path}: cannot be written ({error})") from None
         temporary.chmod(mode)
 
-    write_atomically(path, write)
+    write_atomically(path, write, previous)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -113,9 +138,11 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, no safetensors file, or not one of this project's.
+        ValueError: it is damaged (a checksum that does not fit included), no safetensors file, or
+            not one of this project's.
     """
     path = existing_file(path)
+    check_memory(path, path.stat().st_size)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = header_metadata(path, file.metadata())
@@ -123,7 +150,67 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise not_safetensors(path, error) from None
+    written = metadata.pop(CHECKSUM_KEY, None)
+    if written is not None and written != _checksum(tensors, json.dumps(metadata)):
+        raise ValueError(f"{path}: is damaged (its content does not fit its checksum)")
     return tensors, metadata
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 (hex) of the dtypes, shapes and values of ``tensors``, in this order."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous()
+        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def check_writable(argument: str, folder: Path, needed: int = 0) -> None:
+    """Make ``folder`` and raise unless files can be written there and ``needed`` bytes are free.
+
+    Called before the work whose result goes there. A quota shows only when it is reached.
+
+    Raises:
+        NotADirectoryError: it, or a parent of it, is a file.
+        OSError: it cannot be written to; the message names ``argument`` and the reason.
+        ValueError: fewer bytes are free.
+    """
+    try:
+        make_folders(folder)
+        probe = folder / ".probe"  # one name, so that one of a killed process is used again
+        try:
+            with probe.open("wb") as file:
+                file.write(bytes(4096))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free
+    except NotADirectoryError:
+        raise
+    except OSError as error:
+        raise type(error)(
+            f"{argument}: {folder} cannot be written to ({error.strerror or error})"
+        ) from None
+    if free < needed:
+        raise ValueError(
+            f"{argument}: {folder} has {free / 2**20:,.0f} MiB free; what goes there takes "
+            f"{needed / 2**20:,.0f} MiB"
+        )
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of killed :func:`write_atomically` calls for ``path``.
+
+    Only where nobody else writes ``path``.
+    """
+    stem, suffix = re.escape(path.stem[:100]), re.escape(path.suffix)
+    name = re.compile(rf"\.{stem}\.[0-9a-f]{{12}}{suffix}")
+    if path.parent.is_dir():
+        for entry in path.parent.iterdir():
+            if name.fullmatch(entry.name):
+                entry.unlink(missing_ok=True)
 
 
 def check_schema(path: str | Path, metadata: Mapping[str, Any], kind: str, schema: int) -> None:
@@ -147,19 +234,14 @@ def check_schema(path: str | Path, metadata: Mapping[str, Any], kind: str, schem
 
 def existing_file(path: str | Path) -> Path:
     """``path`` as a ``Path``; ``FileNotFoundError`` or ``IsADirectoryError`` if it is no file."""
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder; takes a file")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    return path
+    return regular_file(path)
 
 
 def header_metadata(path: Path, header: Mapping[str, str] | None) -> dict[str, Any]:
     """The project's metadata out of a safetensors header; ``ValueError`` when there is none."""
     text = (header or {}).get(METADATA_KEY)
     try:
-        metadata = json.loads(text) if text is not None else None
+        metadata = parse_json(text) if text is not None else None
     except ValueError:
         metadata = None
     if not isinstance(metadata, dict):
@@ -186,11 +268,17 @@ def to_json(value: Any, what: str, *, strict: bool = False, indent: int | None =
         raise ValueError(f"{what}: cannot be written as JSON: {error}") from None
 
 
+def _checksum(tensors: Mapping[str, Tensor], metadata: str) -> str:
+    names = sorted(tensors)
+    content = digest(tensors[name] for name in names)
+    return hashlib.sha256(json.dumps([names, content, metadata]).encode()).hexdigest()
+
+
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _make_folders(folder: Path) -> list[Path]:
+def make_folders(folder: Path) -> list[Path]:
     """Make ``folder`` with its parents; returns those that were missing, deepest first."""
     missing = []
     for candidate in [folder, *folder.parents]:
@@ -203,7 +291,8 @@ def _make_folders(folder: Path) -> list[Path]:
     return missing
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def remove_empty(folders: list[Path]) -> None:
+    """Remove ``folders``, deepest first, as far as they are empty."""
     for folder in folders:
         try:
             folder.rmdir()

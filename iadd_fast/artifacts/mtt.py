@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from iadd_fast.artifacts.expert_store import MemoryExperts, check_trajectory
+from iadd_fast import arguments
 from iadd_fast.artifacts.files import existing_file, write_atomically
+from iadd_fast.artifacts.torch_files import check_held, load_torch
+from iadd_fast.artifacts.trajectories import MemoryExperts, check_trajectory
 from iadd_fast.students import Student
 
+#: Bytes of buffers from which on converting them is advised.
+LARGE = 2**31
 _BUFFER_NAME = re.compile(r"replay_buffer_(\d+)\.pt")
+#: Epochs up to which a trajectory whose snapshots are one is looked at.
+_MOST_EPOCHS = 1000
 _IMAGES_NAME = re.compile(r"(?P<before>.*?)images(?P<after>_(best|\d+)\.pt)")
 _SET = "images_best.pt or images_N.pt with the labels beside it, or DC's and DSA's res_*.pt"
-_SCALAR = np.float64(0).__reduce__()[0]
-#: DC's and DSA's files hold accuracies as NumPy numbers: plain data, but a class torch asks about.
-_NUMPY_NUMBERS: list[Any] = [
-    np.dtype,
-    type(np.dtype(np.float64)),
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-]
 
 
 def load_mtt_buffers(path: str | Path, student: Student | None = None) -> MemoryExperts:
@@ -49,20 +47,40 @@ def load_mtt_buffers(path: str | Path, student: Student | None = None) -> Memory
             ``weights_only=True``, so code in it never runs), has another structure or other shapes,
             holds values that are not finite, or trajectories whose snapshots are all equal. The
             last is what MTT's script writes when it trains on a CPU.
+
+    Warns:
+        UserWarning: the files take more than 2 GiB; :func:`convert_mtt_buffers` makes a folder of
+            them that is read as it is needed.
     """
+    size = sum(file.stat().st_size for file in buffer_files(path))
+    if size > LARGE:
+        warnings.warn(
+            f"{path}: {size / 2**30:.1f} GiB of experts are read into memory; iadd-fast import-mtt "
+            f"{path} DATA --out FOLDER makes a folder of them once, from which snapshots are read "
+            "one by one",
+            stacklevel=2,
+        )
+    return MemoryExperts(list(trajectories_of(path, student)))
+
+
+def trajectories_of(path: str | Path, student: Student | None = None) -> Iterator[Tensor]:
+    """The trajectories of :func:`load_mtt_buffers` one by one; one file at a time is in memory."""
     shapes = None if student is None else [entry.shape for entry in student.parameters]
-    trajectories: list[Tensor] = []
-    for file in _buffer_files(Path(path)):
-        for index, trajectory in enumerate(_list(_load(file), f"{file}", "trajectories")):
+    snapshots: int | None = None
+    for file in buffer_files(path):
+        held = _list(load_torch(file), f"{file}", "trajectories")
+        _check_copies(held, file)
+        for index, trajectory in enumerate(held):
             what = f"{file}: trajectory {index}"
             flat, shapes = _flatten(trajectory, what, shapes, student is not None)
-            if trajectories and flat.shape != trajectories[0].shape:
+            snapshots = len(flat) if snapshots is None else snapshots
+            if len(flat) != snapshots:
                 raise ValueError(
-                    f"{what}: got {len(flat)} snapshots; the first one has {len(trajectories[0])}"
+                    f"{what}: got {len(flat)} snapshots; the first one has {snapshots}"
                 )
             check_trajectory(flat, what)
-            trajectories.append(flat)
-    return MemoryExperts(trajectories)
+            yield flat
+        del held, trajectory, flat  # before the next file is read
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +117,7 @@ def load_mtt_set(path: str | Path, experiment: int = 0) -> MTTSet:
         ValueError: the name is another, or a file holds something else. All are loaded with
             ``weights_only=True``: code in them never runs.
     """
-    path = Path(path)
+    path = arguments.path("path", path)
     if path.is_dir():
         path = _images_file(path)
     match = _IMAGES_NAME.fullmatch(existing_file(path).name)
@@ -111,9 +129,9 @@ def load_mtt_set(path: str | Path, experiment: int = 0) -> MTTSet:
     rate = path.with_name(partner.format("lr"))
     labels = path.with_name(partner.format("labels"))
     return MTTSet(
-        _images(_load(path), str(path)),
-        _labels(_load(existing_file(labels)), str(labels)),
-        _number(_load(rate), str(rate)) if rate.is_file() else None,
+        _images(load_torch(path), str(path)),
+        _labels(load_torch(existing_file(labels)), str(labels)),
+        _number(load_torch(rate), str(rate)) if rate.is_file() else None,
         path,
     )
 
@@ -144,10 +162,22 @@ def save_mtt_set(folder: str | Path, images: Tensor, labels: Tensor, lr: float) 
     for name, tensor in files.items():
         # Cloned, because torch.save writes the whole memory that a view belongs to.
         plain = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        write_atomically(Path(folder) / name, partial(torch.save, plain))
+        write_atomically(arguments.path("folder", folder) / name, partial(torch.save, plain))
 
 
-def _buffer_files(path: Path) -> list[Path]:
+def is_buffer(path: Path) -> bool:
+    """Whether ``path`` is named as a buffer, or is a folder that holds one."""
+    found = path.iterdir() if path.is_dir() else [path]
+    return any(_BUFFER_NAME.fullmatch(entry.name) for entry in found)
+
+
+def buffer_files(path: str | Path) -> list[Path]:
+    """The buffer at ``path``, or those in that folder in the order of their numbers.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = arguments.path("path", path)
     if not path.is_dir():
         return [existing_file(path)]
     numbered = [
@@ -172,7 +202,7 @@ def _images_file(folder: Path) -> Path:
 
 
 def _load_dc_set(path: Path, experiment: int) -> MTTSet:
-    content = _load(path)
+    content = load_torch(path)
     sets = content.get("data") if isinstance(content, Mapping) else None
     if not isinstance(sets, list) or not sets:
         raise ValueError(f"{path}: is no distilled set; takes {_SET}")
@@ -191,7 +221,7 @@ def _load_dc_set(path: Path, experiment: int) -> MTTSet:
 def _images(value: Any, where: str) -> Tensor:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise ValueError(f"{where}: got {_kind(value)}; takes a float tensor of images")
-    return value.detach()
+    return value.detach().contiguous()
 
 
 def _labels(value: Any, where: str) -> Tensor:
@@ -214,7 +244,10 @@ def _number(value: Any, where: str) -> float:
         value = value.item()
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError(f"{where}: got {_kind(value)}; takes one number, the learning rate")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{where}: got a whole number beyond all floats") from None
 
 
 def _kind(value: Any) -> str:
@@ -223,21 +256,39 @@ def _kind(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _load(path: Path) -> Any:
+def _check_copies(trajectories: list[Any], file: Path) -> None:
+    """Raise ``ValueError`` where the trajectories, flattened, would be more than ``file`` holds."""
     try:
-        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
+        check_held(_tensors(trajectories), file)
+    except ValueError:
+        first = trajectories[0]
+        if 1 < len(first) <= _MOST_EPOCHS and _is_same_memory(first[0], first[1]):
+            row, _ = _flatten(first[:1], f"{file}: trajectory 0", None, False)
+            check_trajectory(row.expand(len(first), -1), f"{file}: trajectory 0")
         raise
-    except Exception as error:
-        # torch's own text advises weights_only=False, which would run whatever is in the file.
-        forbidden = re.search(r"GLOBAL (\S+)", str(error))
-        reason = (
-            f"it refers to {forbidden[1]}, which may run code; only tensors and numbers are loaded"
-            if forbidden
-            else f"it is damaged or no PyTorch file ({type(error).__name__})"
-        )
-        raise ValueError(f"{path}: refused: {reason}") from None
+
+
+def _tensors(trajectories: list[Any]) -> Iterator[Tensor]:
+    """The tensors of all snapshots, up to the first thing that is of another kind."""
+    for trajectory in trajectories:
+        if not isinstance(trajectory, list | tuple) or not trajectory:
+            return
+        for snapshot in trajectory:
+            if not isinstance(snapshot, list | tuple) or not snapshot:
+                return
+            for tensor in snapshot:
+                if not isinstance(tensor, Tensor):
+                    return
+                yield tensor
+
+
+def _is_same_memory(one: Any, other: Any) -> bool:
+    places = [
+        [tensor.data_ptr() for tensor in snapshot if isinstance(tensor, Tensor)]
+        for snapshot in (one, other)
+        if isinstance(snapshot, list | tuple)
+    ]
+    return len(places) == 2 and places[0] == places[1]
 
 
 def _flatten(

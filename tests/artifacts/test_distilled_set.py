@@ -202,7 +202,7 @@ def test_a_file_with_wrong_tensors_is_refused(tmp_path: Path, case: str) -> None
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"schema": 2}, "written by a newer iadd_fast (schema version 2; this one reads up to 1)"),
+        ({"schema": 3}, "written by a newer iadd_fast (schema version 3; this one reads up to 2)"),
         ({"kind": "expert"}, "holds 'expert'; expected 'distilled set'"),
         ({"images": None}, "lacks images"),
         ({"labels": None, "class_names": None}, "lacks class_names, labels"),
