@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.data import Data
 from iadd_fast.seeds import derive, generator
 from iadd_fast.settings import DistillSettings
@@ -19,8 +20,9 @@ class SyntheticSet:
     """What the outer steps change, and how: SGD with momentum on images, alpha and soft labels.
 
     Samples stand class by class (MTT's order). Soft labels are kept as logits; the inner loss sees
-    their softmax. alpha takes plain SGD steps as in MTT, except that one step changes it at most by
-    a factor of two, which keeps it positive.
+    their softmax. alpha takes SGD steps as in MTT, except that one step changes it at most by a
+    factor of two and never below the smallest normal number of its dtype: it stays above 0, can
+    grow again, and a set with it can be saved.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class SyntheticSet:
         """One SGD step along these gradients (that of ``labels`` is for the probabilities)."""
         self.images = self.images - self.settings.lr_images * self._momentum("images", images)
         moved = self.lr - self.settings.lr_lr * self._momentum("lr", lr)
-        self.lr = torch.minimum(torch.maximum(moved, self.lr / 2), self.lr * 2)
+        least = (self.lr / 2).clamp_min(torch.finfo(self.lr.dtype).tiny)
+        self.lr = torch.minimum(torch.maximum(moved, least), self.lr * 2)
         if self.logits is not None and labels is not None:
             p = self.logits.softmax(1)
             through_softmax = p * (labels - (p * labels).sum(1, keepdim=True))
@@ -125,10 +128,7 @@ def initial_images(
 
 def check_images_per_class(data: Data, images_per_class: int) -> None:
     """Raise ``ValueError`` unless every class has that many training images."""
-    if not isinstance(images_per_class, int) or images_per_class < 1:
-        raise ValueError(
-            f"images_per_class: got {images_per_class!r}; takes a whole number of at least 1"
-        )
+    arguments.whole("images_per_class", images_per_class)
     counts = torch.bincount(data.train.labels.cpu(), minlength=data.num_classes).tolist()
     for name, count in zip(data.class_names, counts, strict=True):
         if count < images_per_class:
@@ -141,9 +141,11 @@ def check_images_per_class(data: Data, images_per_class: int) -> None:
 def _centres(images: Tensor, count: int, seed: int) -> Tensor:
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
     flat = images.flatten(1).numpy().astype(np.float64)
-    with warnings.catch_warnings():
+    # Three threads or more add up a centre in the order in which they finish.
+    with threadpool_limits(1), warnings.catch_warnings():
         # Fewer distinct images than centres: repeated centres are fine to start from.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(flat).cluster_centers_

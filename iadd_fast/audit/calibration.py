@@ -90,7 +90,7 @@ def _scores(logits: Numbers, labels: NDArray[np.int64], bins: int) -> dict[str, 
     of_label = chances[:, rows, labels]
     p = np.exp(chances)
     brier = np.square(p).sum(axis=2) - 2.0 * np.exp(of_label) + 1.0
-    right = (logits.argmax(axis=2) == labels).astype(np.float64)
+    right = Outputs(logits, labels).right
     return {
         "nll": estimate(-of_label, share=False).to_dict(),
         "brier": estimate(brier, share=False).to_dict(),

@@ -40,8 +40,11 @@ class Outputs:
 
     @property
     def right(self) -> Numbers:
-        """``[K, N]``: 1 where the prediction is the label, else 0."""
-        return (self.predictions == self.labels).astype(np.float64)
+        """``[K, N]``: 1 where the prediction is the label, else 0.
+
+        0 where all logits are 0, as they are of a network that diverged: no class was predicted.
+        """
+        return ((self.predictions == self.labels) & self.logits.any(axis=2)).astype(np.float64)
 
 
 def outputs_of(trained: TrainedNetworks, split: Split) -> Outputs:

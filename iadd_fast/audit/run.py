@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from iadd_fast import arguments
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.audit.explanation import explain
 from iadd_fast.audit.material import Material
@@ -99,18 +100,27 @@ def audit(
 
     Raises:
         FileNotFoundError: there is no file at ``metrics``.
-        ValueError: as :func:`iadd_fast.evaluate`; a slice has another length than the test part; a
-            set of ``beside`` is of another size.
+        ValueError: as :func:`iadd_fast.evaluate`; fewer than two test records; a slice has another
+            length than the test part; a set of ``beside`` is of another size; a network trained on
+            all training data diverged, in whose features the audit measures.
     """
-    beside = dict(beside or {})
+    arguments.instance("distilled", distilled, DistilledSet, "a DistilledSet")
+    arguments.instance("data", data, Data, "data from load_data")
+    beside = {} if beside is None else beside
+    beside = dict(arguments.instance("beside", beside, Mapping, "sets by name"))
+    slices = {} if slices is None else slices
+    arguments.instance("slices", slices, Mapping, "values by name")
     for name, other in beside.items():
+        arguments.instance("beside", other, DistilledSet, "DistilledSets")
         if len(other) != len(distilled):
             raise ValueError(
                 f"beside: {name!r} has {len(other)} samples; the distilled set has {len(distilled)}"
             )
     if data.test is not None:
-        check_slices(slices or {}, len(data.test))
-    if metrics is not None and not Path(metrics).is_file():
+        check_slices(slices, len(data.test))
+        if len(data.test) < 2:
+            raise ValueError("data: has one test record; an audit compares with at least two")
+    if metrics is not None and not arguments.path("metrics", metrics).is_file():
         raise FileNotFoundError(f"metrics: no file at {metrics}")
     where = resolve_device(device)
     trained: list[TrainedNetworks] = []
@@ -173,6 +183,12 @@ def _material(
     assert data.test is not None, "evaluate has refused data without a test part"
     own = {entry.method: entry for entry in trained if entry.student is trained[0].student}
     wanted = (DISTILLED, "random", FULL, *beside)
+    diverged = int((~own[FULL].thetas.isfinite().all(1)).sum())
+    if diverged:
+        raise ValueError(
+            f"baseline_lr: {diverged} of {len(own[FULL].thetas)} networks trained with it on all "
+            "training data diverged, and the audit measures in their features; lower it"
+        )
     return Material(
         distilled=distilled,
         data=data,

@@ -23,12 +23,15 @@ SCORES = {
 def scores_of(outputs: Tensor, labels: Tensor) -> dict[str, Scores]:
     """Every score of :data:`SCORES`, ``[N]`` each, from logits ``[N, classes]``, in float64.
 
+    Logits that are not all finite count as all 0: a network that diverged tells nothing.
+
     * loss: ``log p_y``.
     * entropy: ``(1 - p_y) log p_y + sum_{c != y} p_c log(1 - p_c)``.
     * confidence: ``log p_y - log(1 - p_y)``, as the label's logit less the log-sum-exp of the
       others. For one network it orders records as the loss does; its mean over networks does not.
     """
     outputs = outputs.double()
+    outputs = torch.where(outputs.isfinite().all(1, keepdim=True), outputs, 0.0)
     own = labels[:, None]
     log_p = outputs.log_softmax(1)
     others = outputs.scatter(1, own, -torch.inf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iadd_fast.data.sources.arrays import as_text
+from iadd_fast.data.sources.numpy_files import load_npy
+from iadd_fast.reading import read_text, regular_file
+
 #: Names of the slices that every data set has; a user's column takes another.
 BUILT_IN = ("class", "brightness", "contrast", "energy", "difficulty")
 #: Numbers with more distinct values than this are cut into quarters.
 DISTINCT = 10
 #: Groups of a slice beyond which the rarest are taken together.
 MOST_GROUPS = 50
+#: Bytes of a table: four columns for ten million samples.
+_LARGEST_CSV = 2**29
 _QUARTERS = ("lowest", "second", "third", "highest")
 _MISSING = "no value"
 
@@ -59,8 +66,10 @@ def read_slices(path: str | Path, count: int, test_rows: Tensor | None = None) -
             :func:`check_slices`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"slices: no file at {path}")
+    try:
+        regular_file(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"slices: no file at {path}") from None
     kind = path.suffix.lower()
     if kind not in (".csv", ".npy"):
         raise ValueError(f"slices: got {path}; takes a .csv with a header, or an .npy")
@@ -93,10 +102,14 @@ def check_slices(slices: Mapping[str, Sequence[Any]], count: int) -> None:
             raise ValueError(
                 f"slices: the name {name!r} is taken (as are {', '.join(BUILT_IN)}); rename it"
             )
-        if np.ndim(values) != 1 or len(values) != count:
+        try:
+            shape = np.shape(values)
+        except Exception:  # ragged, or of somebody else's making
+            shape = None
+        if shape != (count,):
             raise ValueError(
-                f"slices: {name!r} has values of shape {np.shape(values)}; takes one for each of "
-                f"the {count} test samples"
+                f"slices: {name!r} has values of shape {shape}; takes one for each of the {count} "
+                "test samples"
             )
 
 
@@ -202,10 +215,10 @@ def _is_missing(value: Any) -> bool:
 
 
 def _csv_columns(path: Path) -> dict[str, Any]:
+    text = read_text(path, _LARGEST_CSV).removeprefix("\ufeff")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
+        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
         raise ValueError(f"slices: {path} cannot be read as CSV: {error}") from None
     while lines and not lines[-1]:
         lines.pop()
@@ -227,16 +240,16 @@ def _csv_columns(path: Path) -> dict[str, Any]:
 
 def _npy_columns(path: Path) -> dict[str, Any]:
     try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        values = load_npy(path)
+    except ValueError as error:
         raise ValueError(f"slices: {path} cannot be read as an .npy: {error}") from None
     if values.ndim not in (1, 2) or values.size == 0 or values.dtype.kind not in "biufSU":
         raise ValueError(
             f"slices: {path} holds {values.dtype} of shape {values.shape}; takes numbers or texts, "
             "[rows] or [rows, slices]"
         )
-    if values.dtype.kind == "S":
-        values = values.astype(np.str_)
+    if values.dtype.kind in "SU":
+        values = as_text(values, f"slices: {path}")
     if values.ndim == 1:
         return {path.stem: values.tolist()}
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+from iadd_fast import arguments
 from iadd_fast.importance.adaptive import Adaptive, Paper, Prune
 from iadd_fast.importance.fisher import Fisher, fisher_information
 from iadd_fast.importance.masks import Ranked, Similarity, Uniform
@@ -49,14 +50,17 @@ def parse_importance(text: str | Importance) -> Importance:
     if isinstance(text, Importance):
         return text
     name, options = parse_spec(text, "importance")
-    if name not in POLICIES:
-        raise ValueError(f"importance: got {name!r}; takes one of {', '.join(POLICIES)}")
+    arguments.choice("importance", name, POLICIES)
     known = inspect.signature(POLICIES[name]).parameters
     for key, value in options.items():
         if key not in known:
             takes = ", ".join(known) or "no options"
-            raise ValueError(f"importance: {name} got option {key!r}; takes {takes}")
+            raise ValueError(
+                f"importance: {name} got option {arguments.shown(key)}; takes {takes}"
+            )
         if isinstance(value, str) != isinstance(known[key].default, str):
             kind = "text" if isinstance(known[key].default, str) else "a number"
-            raise ValueError(f"importance: {name} {key} got {value!r}; takes {kind}")
+            raise ValueError(
+                f"importance: {name} {key} got {arguments.shown(value)}; takes {kind}"
+            )
     return POLICIES[name](**options)

@@ -10,18 +10,23 @@ normalisation. :class:`Paper` is the printed formula with the plainest reading o
 
 from __future__ import annotations
 
+import warnings
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.importance.fisher import fisher_information
-from iadd_fast.importance.policy import Importance, Segment, Setting, check_positive
+from iadd_fast.importance.policy import Importance, Segment, Setting, check_bounds, check_share
 from iadd_fast.ops.param_distance import Normaliser
 from iadd_fast.students import Student
 
 Granularity = Literal["scalar", "tensor", "layer"]
 GRANULARITIES = ("scalar", "tensor", "layer")
+DIRECTIONS = ("ascent", "descent")
+#: Share of the loss with its first weights below which :class:`Paper` says that they collapsed.
+COLLAPSED = 1e-3
 
 
 class Adaptive(Importance):
@@ -43,7 +48,9 @@ class Adaptive(Importance):
         learning_rate: the step above.
         granularity: ``"scalar"``, ``"tensor"`` or ``"layer"``: what shares one weight (s is then
             the mean over the group).
-        minimum, maximum: bounds on v before it is divided by its mean.
+        minimum, maximum: bounds on v before it is divided by its mean. Afterwards v is within
+            [minimum / maximum, maximum / minimum], and no two weights differ by a factor of more
+            than maximum / minimum, whatever the gradients were.
         initial: ``"uniform"``, or ``"fisher"``: the tempered diagonal Fisher information (power
             0.5) of the first target, clamped to the same bounds.
 
@@ -60,16 +67,14 @@ class Adaptive(Importance):
         maximum: float = 2.0,
         initial: Literal["uniform", "fisher"] = "uniform",
     ) -> None:
-        if direction not in ("ascent", "descent"):
-            raise ValueError(f"direction: got {direction!r}; takes 'ascent' or 'descent'")
+        arguments.choice("direction", direction, DIRECTIONS)
         check_granularity(granularity)
-        check_positive(learning_rate=learning_rate, minimum=minimum, maximum=maximum)
+        minimum, maximum = check_bounds(minimum, maximum)
         if not minimum <= 1 <= maximum:
             raise ValueError(f"minimum, maximum: got {minimum}, {maximum}; must enclose 1")
-        if initial not in ("uniform", "fisher"):
-            raise ValueError(f"initial: got {initial!r}; takes 'uniform' or 'fisher'")
+        arguments.choice("initial", initial, ("uniform", "fisher"))
         self.direction = direction
-        self.learning_rate = learning_rate
+        self.learning_rate = arguments.number("learning_rate", learning_rate, above=0)
         self.granularity = granularity
         self.minimum = minimum
         self.maximum = maximum
@@ -119,7 +124,8 @@ class Prune(Adaptive):
     Every ``every`` outer steps the parameters whose v has fallen below ``threshold`` (1 is the
     mean) leave the distance, lowest first, as long as a share of at least ``floor`` stays. Under
     descent these are the parameters that are hard to match, the ones the authors' parameter
-    pruning removes (arXiv 2209.14609); under ascent those already matched.
+    pruning removes (arXiv 2209.14609); under ascent those already matched. In a segment in which
+    none of those that stay moves, which leaves nothing to divide by, all count.
 
     Args:
         threshold: v below which a parameter is dropped; above ``minimum``, below 1.
@@ -141,15 +147,9 @@ class Prune(Adaptive):
         initial: Literal["uniform", "fisher"] = "uniform",
     ) -> None:
         super().__init__(direction, learning_rate, granularity, minimum, maximum, initial)
-        if not minimum < threshold < 1:
-            raise ValueError(f"threshold: got {threshold}; takes a number in (minimum, 1)")
-        if not 0 < floor <= 1:
-            raise ValueError(f"floor: got {floor}; takes a share in (0, 1]")
-        if every < 1:
-            raise ValueError(f"every: got {every}; takes a whole number of at least 1")
-        self.threshold = threshold
-        self.floor = floor
-        self.every = every
+        self.threshold = arguments.number("threshold", threshold, above=self.minimum, below=1)
+        self.floor = check_share("floor", floor)
+        self.every = arguments.whole("every", every)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -157,7 +157,8 @@ class Prune(Adaptive):
         self._updates = 0
 
     def weight(self, segment: Segment) -> Tensor:
-        return super().weight(segment) * self._kept
+        weight, moved = super().weight(segment), segment.start != segment.target
+        return weight * self._kept if bool((moved & self._kept).any()) else weight
 
     def update(self, gradient: Tensor | None) -> None:
         super().update(gradient)
@@ -170,7 +171,8 @@ class Prune(Adaptive):
         if count > 0:
             # Ties (a whole tensor or layer at one value) are broken by place.
             order = torch.where(low, self._value, torch.inf).argsort(stable=True)
-            self._kept[order[:count]] = False
+            # A tensor of its own: the state of the step before may still be wanted.
+            self._kept = self._kept.index_fill(0, order[:count], False)
 
     def current(self) -> Tensor:
         return super().current() * self._kept
@@ -190,7 +192,9 @@ class Paper(Importance):
     ``L = ||W theta_J - W target||^2 / ||start - target||^2``, W starts at ``initial``, SGD with
     ``momentum``. Start, optimiser, step and direction are not in any source read (see the module);
     descent follows from "jointly optimizes". dL/dW >= 0 for W > 0, so descent can only shrink the
-    weights, in the end to the trivial optimum W = 0: kept for comparison, not for use.
+    weights, in the end to the trivial optimum W = 0: kept for comparison, not for use. A warning
+    says when they have made the loss less than ``COLLAPSED`` of what it is with the first weights.
+    With a large step a weight passes 0 and may oscillate around it; only W^2 counts.
 
     Args:
         learning_rate: step of SGD on W; W moves by ``learning_rate * P * dL/dW``, P parameters,
@@ -209,15 +213,11 @@ class Paper(Importance):
         direction: Literal["ascent", "descent"] = "descent",
         granularity: Granularity = "scalar",
     ) -> None:
-        if direction not in ("ascent", "descent"):
-            raise ValueError(f"direction: got {direction!r}; takes 'ascent' or 'descent'")
+        arguments.choice("direction", direction, DIRECTIONS)
         check_granularity(granularity)
-        check_positive(learning_rate=learning_rate, initial=initial)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum: got {momentum}; takes a number in [0, 1)")
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.initial = initial
+        self.learning_rate = arguments.number("learning_rate", learning_rate, above=0)
+        self.momentum = arguments.number("momentum", momentum, least=0, below=1)
+        self.initial = arguments.number("initial", initial, above=0)
         self.direction = direction
         self.granularity = granularity
 
@@ -230,16 +230,33 @@ class Paper(Importance):
             dtype=setting.dtype,
         )
         self._velocity = torch.zeros_like(self._weight)
+        self._warned = False
 
     def weight(self, segment: Segment) -> Tensor:
         return self._weight
 
     def update(self, gradient: Tensor | None) -> None:
         assert gradient is not None, "the weights are always passed to the distance"
+        self._warn_if_collapsed(gradient)
         scaled = group_mean(gradient, self._group) * gradient.numel()
         self._velocity = self.momentum * self._velocity + scaled
         sign = 1.0 if self.direction == "ascent" else -1.0
         self._weight = self._weight + sign * self.learning_rate * self._velocity
+
+    def _warn_if_collapsed(self, gradient: Tensor) -> None:
+        # g = 2 w e for squared errors e: W leaves sum w^2 e of the loss sum e.
+        relative = self._weight.double() / self.initial
+        errors = torch.where(relative == 0, 0.0, gradient / relative)
+        share = float((errors * relative.square()).sum() / errors.sum())
+        if share < COLLAPSED and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"importance: the weights of 'paper' have made the loss {share:.2g} of what it was "
+                "with those it began with, whatever the images do; use 'adaptive', whose weights "
+                "keep their mean",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def current(self) -> Tensor:
         return self._weight
@@ -254,10 +271,7 @@ class Paper(Importance):
 
 def check_granularity(granularity: str) -> None:
     """Raise ``ValueError`` unless it names a granularity."""
-    if granularity not in GRANULARITIES:
-        raise ValueError(
-            f"granularity: got {granularity!r}; takes one of {', '.join(GRANULARITIES)}"
-        )
+    arguments.choice("granularity", granularity, GRANULARITIES)
 
 
 def group_index(student: Student, granularity: Granularity) -> Tensor:

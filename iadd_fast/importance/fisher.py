@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, vmap
 
-from iadd_fast.importance.policy import Importance, Segment, Setting, check_positive
+from iadd_fast import arguments
+from iadd_fast.importance.policy import Importance, Segment, Setting, check_bounds
 from iadd_fast.seeds import generator
 
 SAMPLES = 256
@@ -19,6 +20,9 @@ def fisher_information(setting: Setting, theta: Tensor) -> Tensor:
 
     ``F_p = E_x E_{y ~ p(y|x, theta)} (d log p(y|x, theta) / d theta_p)^2``, the expectation over
     256 training samples and one label drawn from the network's own prediction for each.
+
+    Raises:
+        ValueError: the network's predictions or gradients there are not finite.
     """
     student = setting.student
     draw = generator(setting.seed, "fisher")
@@ -27,6 +31,7 @@ def fisher_information(setting: Setting, theta: Tensor) -> Tensor:
     images = setting.images[chosen.to(setting.images.device)].to(setting.device, setting.dtype)
     with torch.no_grad():
         probabilities = student.apply(theta, images).softmax(1).double().cpu()
+    _check_finite(probabilities)
     labels = torch.multinomial(probabilities, 1, generator=draw)[:, 0].to(images.device)
 
     def loss(parameters: Tensor, image: Tensor, label: Tensor) -> Tensor:
@@ -36,7 +41,16 @@ def fisher_information(setting: Setting, theta: Tensor) -> Tensor:
     total = torch.zeros_like(theta)
     for part, drawn in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
         total += per_sample(theta, part, drawn).square().sum(0)
+    _check_finite(total)
     return total / count
+
+
+def _check_finite(values: Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        raise ValueError(
+            "theta: has no Fisher information, for its predictions or their gradients are not "
+            "finite: this expert is too large for its dtype; train it with a smaller learning rate"
+        )
 
 
 class Fisher(Importance):
@@ -44,7 +58,8 @@ class Fisher(Importance):
 
     ``v = w^2`` proportional to ``F^power``, mean 1 and clamped to [minimum, maximum]; once per
     (expert, epoch), kept. To second order ``0.5 sum F_p e_p^2`` is the change in the network's
-    predictions (in nats) that an error e in its parameters causes.
+    predictions (in nats) that an error e in its parameters causes. Where F is 0 throughout (a
+    dead or saturated network) v is 1.
 
     Args:
         power: temper, 0 is uniform, 1 the Fisher information itself.
@@ -52,10 +67,8 @@ class Fisher(Importance):
     """
 
     def __init__(self, power: float = 0.5, minimum: float = 0.05, maximum: float = 20.0) -> None:
-        check_positive(power=power, minimum=minimum, maximum=maximum)
-        self.power = power
-        self.minimum = minimum
-        self.maximum = maximum
+        self.power = arguments.number("power", power, above=0)
+        self.minimum, self.maximum = check_bounds(minimum, maximum)
 
     def prepare(self, setting: Setting) -> None:
         self._setting = setting

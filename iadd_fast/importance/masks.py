@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.importance.policy import Importance, Segment, Setting, check_share
 from iadd_fast.unroll import WeightFunction
 
@@ -61,9 +62,7 @@ class Similarity(Mask):
     """
 
     def __init__(self, threshold: float = 0.1) -> None:
-        if not -1 <= threshold < 1:
-            raise ValueError(f"threshold: got {threshold}; takes a number in [-1, 1)")
-        self.threshold = threshold
+        self.threshold = arguments.number("threshold", threshold, least=-1, below=1)
 
     def kept(self, theta: Tensor, target: Tensor) -> Tensor:
         largest = torch.maximum(theta.abs(), target.abs())
@@ -83,10 +82,8 @@ class Ranked(Mask):
     def __init__(
         self, share: float = 0.5, keep: Literal["largest", "smallest"] = "largest"
     ) -> None:
-        check_share("share", share)
-        if keep not in ("largest", "smallest"):
-            raise ValueError(f"keep: got {keep!r}; takes 'largest' or 'smallest'")
-        self.share = share
+        self.share = check_share("share", share)
+        arguments.choice("keep", keep, ("largest", "smallest"))
         self.keep = keep
 
     def kept(self, theta: Tensor, target: Tensor) -> Tensor:

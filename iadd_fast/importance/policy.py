@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.ops.param_distance import Normaliser
 from iadd_fast.students import Student
 from iadd_fast.unroll import WeightFunction
@@ -69,7 +70,11 @@ class Importance(ABC):
         return None
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors from which :meth:`load_state` continues bit for bit."""
+        """Tensors from which :meth:`load_state` continues bit for bit.
+
+        :meth:`update` replaces them and changes none in place: a step that comes to nothing is
+        undone with the tensors of before.
+        """
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - optional for a policy
@@ -81,14 +86,15 @@ class Importance(ABC):
         return {"name": type(self).__name__.lower(), **options}
 
 
-def check_share(name: str, value: float) -> None:
-    """Raise ``ValueError`` unless ``0 < value <= 1``."""
-    if not 0 < value <= 1:
-        raise ValueError(f"{name}: got {value}; takes a share in (0, 1]")
+def check_share(name: str, value: float) -> float:
+    """``value`` as a float in (0, 1]; ``ValueError`` otherwise."""
+    return arguments.number(name, value, above=0, most=1)
 
 
-def check_positive(**values: float) -> None:
-    """Raise ``ValueError`` unless every value is a number above zero."""
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name}: got {value}; takes a number above 0")
+def check_bounds(minimum: float, maximum: float) -> tuple[float, float]:
+    """Bounds of v that neither vanish nor overflow; ``ValueError`` otherwise."""
+    least = arguments.number("minimum", minimum, least=1e-6)
+    most = arguments.number("maximum", maximum, most=1e6)
+    if least > most:
+        raise ValueError(f"minimum, maximum: got {least}, {most}; takes a range")
+    return least, most

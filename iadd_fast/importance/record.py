@@ -79,8 +79,10 @@ def loss_shares(
 
     Returns:
         ``loss_share`` and, with w = 1, ``loss_share_unweighted``, each by layer; nothing where a
-        distance is 0 or not finite.
+        distance is 0 or not finite, or there is no segment.
     """
+    if not reached:
+        return {}
     squared = [
         (theta.detach().double() - target.detach().double()).square()
         for theta, target in zip(reached, targets, strict=True)

@@ -116,7 +116,8 @@ def test_paper_form_shrinks_to_zero_under_descent() -> None:
     gradient, weight = learn(policy)
     assert bool((gradient >= 0).all())
     torch.testing.assert_close(weight, 1 - 0.05 * P * gradient)
-    _, later = learn(policy, 200)
+    with pytest.warns(UserWarning, match="the weights of 'paper' have made the loss .* of what"):
+        _, later = learn(policy, 200)
     piece = segment()
     theta = arrival(piece)
     before = float(param_distance(theta, piece.start, piece.target))
