@@ -7,7 +7,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from iadd_fast.ops.diff_augment import FAMILIES, diff_augment
+from iadd_fast import arguments
+from iadd_fast.ops.checks import FAMILIES, LONGEST_CHAIN
+from iadd_fast.ops.diff_augment import diff_augment
 from iadd_fast.seeds import derive
 
 DSA = "color_crop_cutout_flip_scale_rotate"
@@ -24,7 +26,8 @@ class Augmentation:
         shared: one set of parameters for the whole batch instead of one per sample.
 
     Raises:
-        ValueError: no family, an unknown one, or an unknown mode.
+        TypeError: ``families`` is no list of texts, or ``shared`` no truth value.
+        ValueError: no family, an unknown one, too many for a chain, or an unknown mode.
     """
 
     families: tuple[str, ...]
@@ -32,27 +35,41 @@ class Augmentation:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        unknown = [family for family in self.families if family not in FAMILIES]
-        if unknown or not self.families:
+        arguments.instance("families", self.families, tuple | list, "a tuple of names")
+        families = tuple(arguments.text("families", family) for family in self.families)
+        object.__setattr__(self, "families", families)
+        unknown = [family for family in families if family not in FAMILIES]
+        if unknown or not families:
             raise ValueError(
-                f"augment: got {'_'.join(self.families)!r}; takes families out of "
+                f"augment: got {arguments.shown('_'.join(families))}; takes families out of "
                 f"{', '.join(FAMILIES)}, joined by '_' (or 'none')"
             )
-        if self.mode not in ("single", "chain"):
-            raise ValueError(f"augment mode: got {self.mode!r}; takes 'single' or 'chain'")
+        arguments.choice("augment mode", self.mode, ("single", "chain"))
+        arguments.instance("shared", self.shared, bool, "True or False")
+        if self.mode == "chain" and len(families) > LONGEST_CHAIN:
+            raise ValueError(
+                f"augment: got a chain of {len(families)}; takes at most {LONGEST_CHAIN}"
+            )
 
     @staticmethod
     def parse(text: str | Augmentation | None) -> Augmentation | None:
         """``"color_crop"``, ``"chain:color_crop"``, ``"dsa"`` (all six families) or ``"none"``.
 
         Options stand before the families, joined by ``:``; ``"chain"`` and ``"shared"`` are known.
+
+        Raises:
+            TypeError: ``text`` is none of these.
+            ValueError: an unknown option, or as on construction.
         """
         if text is None or isinstance(text, Augmentation):
             return text
+        arguments.text("augment", text, "a text, an Augmentation or None")
         *options, families = text.split(":")
         unknown = set(options) - {"chain", "shared"}
         if unknown:
-            raise ValueError(f"augment: got option {min(unknown)!r}; takes 'chain' and 'shared'")
+            raise ValueError(
+                f"augment: got option {arguments.shown(min(unknown))}; takes 'chain' and 'shared'"
+            )
         if families in ("none", ""):
             return None
         if families == "dsa":

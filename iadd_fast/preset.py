@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
+from iadd_fast import arguments
+
 FILE = "presets.toml"
 
 
@@ -109,6 +111,4 @@ def find_preset(name: str | None) -> Preset | None:
     if name is None:
         return None
     known = _all()
-    if name not in known:
-        raise ValueError(f"preset: got {name!r}; takes one of {', '.join(known)}")
-    return known[name]
+    return known[arguments.choice("preset", name, known)]

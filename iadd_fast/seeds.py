@@ -10,14 +10,20 @@ import hashlib
 
 import torch
 
+from iadd_fast import arguments
+
 
 def derive(seed: int, *path: int | str) -> int:
     """A 63-bit seed for the stream ``path`` below ``seed``: the BLAKE2b hash of both.
 
     Equal arguments give equal seeds on every machine; different paths give unrelated ones. ``1``
     and ``"1"`` are different path elements.
+
+    Raises:
+        ValueError: ``seed`` is no whole number.
     """
-    text = "/".join([str(int(seed)), *(f"{type(part).__name__}:{part}" for part in path)])
+    seed = arguments.whole("seed", seed, -arguments.LARGEST)
+    text = "/".join([str(seed), *(f"{type(part).__name__}:{_escaped(part)}" for part in path)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -25,3 +31,8 @@ def derive(seed: int, *path: int | str) -> int:
 def generator(seed: int, *path: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator on ``device`` seeded with ``derive(seed, *path)``."""
     return torch.Generator(device).manual_seed(derive(seed, *path))
+
+
+def _escaped(part: int | str) -> str:
+    """So that no element of a path reads as two."""
+    return str(part).replace("\\", "\\\\").replace("/", "\\/")

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from iadd_fast import arguments
+
 
 def setting(default: Any, text: str) -> Any:
     """A dataclass field with its one-line help."""
@@ -34,29 +36,37 @@ class Settings:
         """Name -> value."""
         return dataclasses.asdict(self)
 
-    def _whole(self, *names: str, least: int = 1) -> None:
+    def _whole(self, *names: str, least: int = 1, most: int = arguments.LARGEST) -> None:
         for name in names:
             value = getattr(self, name)
-            if value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}: got {value!r}; takes a whole number of at least {least}")
+            if value is not None or getattr(type(self), name, ...) is not None:
+                self._set(name, arguments.whole(name, value, least, most))
 
-    def _number(self, *names: str, above: float | None = 0.0, below: float | None = None) -> None:
+    def _number(
+        self,
+        *names: str,
+        above: float | None = None,
+        least: float | None = None,
+        below: float | None = None,
+        most: float | None = None,
+    ) -> None:
+        bounds = {"above": above, "least": least, "below": below, "most": most}
         for name in names:
-            value = getattr(self, name)
-            good = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if good and (above is None or value > above) and (below is None or value < below):
-                continue
-            bounds = [] if above is None else [f"above {above:g}"]
-            bounds += [] if below is None else [f"below {below:g}"]
-            raise ValueError(f"{name}: got {value!r}; takes a number {' and '.join(bounds)}")
+            self._set(name, arguments.number(name, getattr(self, name), **bounds))
 
     def _choice(self, name: str, choices: tuple[str, ...]) -> None:
-        if getattr(self, name) not in choices:
-            raise ValueError(
-                f"{name}: got {getattr(self, name)!r}; takes one of {', '.join(choices)}"
-            )
+        arguments.choice(name, getattr(self, name), choices)
+
+    def _text(self, *names: str) -> None:
+        for name in names:
+            arguments.text(name, getattr(self, name))
+
+    def _flag(self, *names: str) -> None:
+        for name in names:
+            arguments.instance(name, getattr(self, name), bool, "True or False")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # numpy's numbers become Python's, for JSON
 
 
 @dataclass(frozen=True)
@@ -80,11 +90,14 @@ class ExpertSettings(Settings):
     )
 
     def __post_init__(self) -> None:
-        self._whole("count", "epochs", "batch_size", "at_once")
+        self._whole("count", "epochs", most=arguments.MOST)
+        self._whole("batch_size", "at_once")
         self._whole("seed", least=0)
-        self._number("lr")
-        self._number("momentum", above=-1e-9, below=1.0)
-        self._number("weight_decay", above=-1e-9)
+        self._number("lr", above=0)
+        self._number("momentum", least=0, below=1)
+        self._number("weight_decay", least=0)
+        self._flag("decay")
+        self._text("augment")
         self._choice("precision", ("float32", "tf32"))
 
 
@@ -113,7 +126,9 @@ class DistillSettings(Settings):
     soft_labels: bool = setting(False, "learn the labels too, as probabilities")
     initial: str = setting("real", "first images: real, noise or kmeans (centres of each class)")
     ema: float | None = setting(None, "decay of an average of the images, which is then the result")
-    trajectories: int = setting(1, "teacher segments matched per outer step, their mean taken")
+    trajectories: int | None = setting(
+        None, "teacher segments matched per outer step, their mean taken; none: one a process"
+    )
     window: int | None = setting(None, "differentiate only the last so many inner steps; none: all")
     engine: str = setting("auto", "engine of the meta-gradient: auto, fused, module or reference")
     precision: str = setting("float32", "products in float32, tf32 or bfloat16")
@@ -133,15 +148,25 @@ class DistillSettings(Settings):
 
     def __post_init__(self) -> None:
         self._whole(
-            "iterations", "steps", "expert_epochs", "growth_iterations", "batch_size",
-            "trajectories", "window", "validate_every", "validation_networks",
+            "iterations", "growth_iterations", "batch_size", "window", "validate_every",
             "validation_epochs", "max_skips", "checkpoint_every",
         )  # fmt: skip
-        self._whole("min_start_epoch", "max_start_epoch", "first_max_start_epoch", "seed", least=0)
-        self._number("lr_images", "lr_lr", "lr_init", "lr_labels", "max_loss")
-        self._number("momentum", above=-1e-9, below=1.0)
+        self._whole(
+            "steps", "expert_epochs", "trajectories", "validation_networks", most=arguments.MOST
+        )
+        self._whole(
+            "min_start_epoch", "max_start_epoch", "first_max_start_epoch",
+            least=0, most=arguments.MOST,
+        )  # fmt: skip
+        self._whole("seed", least=0)
+        self._number("lr_images", "lr_lr", "lr_labels", "max_loss", above=0)
+        # alpha is kept in float32, where less is 0.
+        self._number("lr_init", least=1.2e-38)
+        self._number("momentum", least=0, below=1)
         if self.ema is not None:
-            self._number("ema", below=1.0)
+            self._number("ema", above=0, below=1)
+        self._flag("soft_labels", "compile")
+        self._text("augment")
         self._choice("initial", ("real", "noise", "kmeans"))
         self._choice("engine", ("auto", "fused", "module", "reference"))
         self._choice("precision", ("float32", "tf32", "bfloat16"))
@@ -204,11 +229,13 @@ class GradientSettings(Settings):
     def __post_init__(self) -> None:
         self._whole(
             "iterations", "image_updates", "batch_real", "batch_size", "validate_every",
-            "validation_networks", "validation_epochs", "max_skips", "checkpoint_every",
+            "validation_epochs", "max_skips", "checkpoint_every",
         )  # fmt: skip
+        self._whole("validation_networks", most=arguments.MOST)
         self._whole("network_epochs", "seed", least=0)
-        self._number("lr_images", "lr_net")
-        self._number("momentum", above=-1e-9, below=1.0)
+        self._number("lr_images", "lr_net", above=0)
+        self._number("momentum", least=0, below=1)
+        self._text("augment")
         self._choice("initial", ("real", "noise", "kmeans"))
         self._choice("engine", ("auto", "fused", "plain"))
         self._choice("precision", ("float32", "tf32"))
@@ -228,8 +255,7 @@ def settings_of(method: str, values: dict[str, Any]) -> DistillSettings | Gradie
         ValueError: no such method, or a value out of range.
         TypeError: an unknown name; one of another method's settings is told which method takes it.
     """
-    if method not in METHODS:
-        raise ValueError(f"method: got {method!r}; takes one of {', '.join(METHODS)}")
+    arguments.choice("method", method, METHODS)
     own = {entry.name for entry in fields(METHODS[method])}
     for name in values:
         takers = [

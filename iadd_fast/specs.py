@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from iadd_fast import arguments
+
 Value = str | int | float | bool
 
 
@@ -11,15 +13,18 @@ def parse_spec(text: str, argument: str) -> tuple[str, dict[str, Value]]:
     Values become int, float or bool (``true``/``false``) where they read as one, else text.
 
     Raises:
-        ValueError: an option is not ``key=value``; the message names ``argument``.
+        TypeError: ``text`` is none.
+        ValueError: an option is not ``key=value``. The messages name ``argument``.
     """
+    arguments.text(argument, text, "a text such as name:key=value")
     name, _, rest = text.partition(":")
     options: dict[str, Value] = {}
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
+        key = key.strip()
         if not key or not equals:
-            raise ValueError(f"{argument}: got option {pair!r}; takes key=value")
-        options[key.strip()] = _value(value.strip())
+            raise ValueError(f"{argument}: got option {arguments.shown(pair)}; takes key=value")
+        options[key] = _value(value.strip())
     return name.strip(), options
 
 

@@ -9,11 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import nn
+
+from iadd_fast import arguments
 from iadd_fast.specs import parse_spec
 from iadd_fast.students.convnet import NORMS, ConvNet
 from iadd_fast.students.evaluation_networks import VGG11, AlexNet, ResNet18
 from iadd_fast.students.mlp import MLP
-from iadd_fast.students.student import ParameterSlice, Student, from_module, pooled_side
+from iadd_fast.students.student import (
+    ParameterSlice,
+    Student,
+    check_labels,
+    check_size,
+    from_module,
+    pooled_side,
+)
 
 __all__ = [
     "NAMES",
@@ -21,6 +31,7 @@ __all__ = [
     "Student",
     "alexnet",
     "build",
+    "check_labels",
     "convnet",
     "convnet1d",
     "for_data",
@@ -32,6 +43,9 @@ __all__ = [
 ]
 
 Side = int | tuple[int, int]
+
+#: Most layers of an MLP or blocks of a ConvNet.
+DEEPEST = 100
 
 
 def convnet(
@@ -62,9 +76,9 @@ def convnet(
         ValueError: an argument out of range, or more halvings than the image has.
     """
     side = _image_side(image_size)
-    _check_positive(channels=channels, classes=classes, width=width)
-    depth = _depth(depth, side)
-    _check_norm(norm)
+    channels, classes = _size("channels", channels), _size("classes", classes)
+    width, depth = _size("width", width), _depth(depth, side)
+    arguments.choice("norm", norm, NORMS)
     spec = {
         "name": "convnet",
         "channels": channels,
@@ -74,7 +88,7 @@ def convnet(
         "depth": depth,
         "norm": norm,
     }
-    return Student(lambda: ConvNet(channels, classes, side, width, depth, norm), spec)
+    return _made(lambda: ConvNet(channels, classes, side, width, depth, norm), spec)
 
 
 def convnet1d(
@@ -94,11 +108,12 @@ def convnet1d(
     Raises:
         ValueError: an argument out of range (``kernel`` must be odd), or too many halvings.
     """
-    _check_positive(channels=channels, classes=classes, length=length, width=width, kernel=kernel)
+    channels, classes = _size("channels", channels), _size("classes", classes)
+    length, width, kernel = _size("length", length), _size("width", width), _size("kernel", kernel)
     if kernel % 2 == 0:
         raise ValueError(f"kernel: got {kernel}; takes an odd number of taps")
     depth = _depth(depth, (length,))
-    _check_norm(norm)
+    arguments.choice("norm", norm, NORMS)
     spec = {
         "name": "convnet1d",
         "channels": channels,
@@ -109,7 +124,7 @@ def convnet1d(
         "norm": norm,
         "kernel": kernel,
     }
-    return Student(lambda: ConvNet(channels, classes, (length,), width, depth, norm, kernel), spec)
+    return _made(lambda: ConvNet(channels, classes, (length,), width, depth, norm, kernel), spec)
 
 
 def mlp(
@@ -120,10 +135,9 @@ def mlp(
     Raises:
         ValueError: an argument out of range.
     """
-    shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
-    _check_positive(classes=classes, width=width, depth=depth)
-    for size in shape:
-        _check_positive(inputs=size)
+    shape = _sizes("inputs", inputs)
+    classes, width = _size("classes", classes), _size("width", width)
+    depth = _size("depth", depth, DEEPEST)
     spec = {
         "name": "mlp",
         "inputs": list(shape),
@@ -131,7 +145,7 @@ def mlp(
         "width": width,
         "depth": depth,
     }
-    return Student(lambda: MLP(shape, classes, width, depth), spec)
+    return _made(lambda: MLP(shape, classes, width, depth), spec)
 
 
 def alexnet(*, channels: int, classes: int, image_size: Side) -> Student:
@@ -170,7 +184,8 @@ def build(spec: Mapping[str, Any]) -> Student:
         ValueError: the name is unknown (a user's own module must be passed as a student), or an
             option is not one of that builder's.
     """
-    options = {key: value for key, value in spec.items() if key != "name"}
+    arguments.instance("student", spec, Mapping, "a mapping with a name")
+    options = {str(key): value for key, value in spec.items() if key != "name"}
     builder = _builder(spec.get("name"))
     for key in ("image_size", "inputs"):
         if isinstance(options.get(key), list):
@@ -191,6 +206,7 @@ def for_data(
     Raises:
         ValueError: the name is unknown or does not take samples of this shape.
     """
+    sample_shape = _sizes("sample_shape", sample_shape)
     dimensions = len(sample_shape)
     if name is None:
         name = "convnet1d" if dimensions == 2 else "convnet"
@@ -220,9 +236,12 @@ def parse_student(text: str, sample_shape: tuple[int, ...], classes: int) -> Stu
 
 
 def _builder(name: object) -> Callable[..., Student]:
-    if not isinstance(name, str) or name not in BUILDERS:
-        raise ValueError(f"student: got {name!r}; takes one of {', '.join(BUILDERS)}")
-    return BUILDERS[name]
+    return BUILDERS[arguments.choice("student", name, BUILDERS)]
+
+
+def _made(factory: Callable[[], nn.Module], spec: Mapping[str, Any]) -> Student:
+    check_size(factory, spec)
+    return Student(factory, spec)
 
 
 def _evaluation_network(
@@ -234,20 +253,20 @@ def _evaluation_network(
     image_size: Side,
 ) -> Student:
     side = _image_side(image_size)
-    _check_positive(channels=channels, classes=classes)
+    channels, classes = _size("channels", channels), _size("classes", classes)
     if min(side) < smallest and not (channels == 1 and side == (28, 28)):
         raise ValueError(f"image_size: got {side}; {name} takes at least {smallest}x{smallest}")
     spec = {"name": name, "channels": channels, "classes": classes, "image_size": list(side)}
-    return Student(lambda: network(channels, classes, side), spec)
+    return _made(lambda: network(channels, classes, side), spec)
 
 
 def _image_side(image_size: Side) -> tuple[int, int]:
-    side = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(side) != 2:
-        raise ValueError(f"image_size: got {image_size!r}; takes a side or (height, width)")
-    for length in side:
-        _check_positive(image_size=length)
-    return (side[0], side[1])
+    side = _sizes("image_size", image_size)
+    if len(side) > 2:
+        raise ValueError(
+            f"image_size: got {arguments.shown(image_size)}; takes a side or (height, width)"
+        )
+    return (side[0], side[-1])
 
 
 def _depth(depth: int | None, side: tuple[int, ...]) -> int:
@@ -256,18 +275,18 @@ def _depth(depth: int | None, side: tuple[int, ...]) -> int:
         depth = 2
         while depth < 5 and pooled_side(shortest, depth + 1) >= (3 if shortest == 28 else 4):
             depth += 1
-    _check_positive(depth=depth)
+    depth = _size("depth", depth, DEEPEST)
     if pooled_side(shortest, depth) < 1:
         raise ValueError(f"depth: got {depth}; a side of {shortest} cannot be halved so often")
     return depth
 
 
-def _check_norm(norm: str) -> None:
-    if norm not in NORMS:
-        raise ValueError(f"norm: got {norm!r}; takes one of {', '.join(NORMS)}")
+def _size(name: str, value: int, most: int = arguments.MOST) -> int:
+    return arguments.whole(name, value, most=most)
 
 
-def _check_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"{name}: got {size!r}; takes a whole number of at least 1")
+def _sizes(name: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
+    """One size or several."""
+    if isinstance(value, tuple | list) and value:
+        return tuple(_size(name, size) for size in value)
+    return (_size(name, value),)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from iadd_fast.students.student import pooled_side
+from iadd_fast.students.student import check_images, pooled_side
 
 NORMS = ("instance", "group", "layer", "none")
 
@@ -31,6 +31,7 @@ class ConvNet(nn.Module):
         kernel: int = 3,
     ) -> None:
         super().__init__()
+        self.sample = (channels, *side)
         series = len(side) == 1
         convolution = nn.Conv1d if series else nn.Conv2d
         pool = nn.AvgPool1d if series else nn.AvgPool2d
@@ -55,6 +56,7 @@ class ConvNet(nn.Module):
         self.classifier = nn.Linear(features, classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        check_images(images, self.sample, self.classifier.weight)
         for block in self.blocks:
             images = block(images)
         logits: Tensor = self.classifier(images.flatten(1))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iadd_fast.students.student import pooled_side
+from iadd_fast.students.student import check_images, pooled_side
 
 
 def _padded(channels: int, side: tuple[int, int]) -> tuple[int, tuple[int, int]]:
@@ -23,6 +23,7 @@ class AlexNet(nn.Module):
 
     def __init__(self, channels: int, classes: int, side: tuple[int, int]) -> None:
         super().__init__()
+        self.sample = (channels, *side)
         extra, side = _padded(channels, side)
         self.features = nn.Sequential(
             nn.Conv2d(channels, 128, 5, padding=2 + extra),
@@ -43,6 +44,7 @@ class AlexNet(nn.Module):
         self.classifier = nn.Linear(192 * height * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        check_images(images, self.sample, self.classifier.weight)
         logits: Tensor = self.classifier(self.features(images).flatten(1))
         return logits
 
@@ -54,6 +56,7 @@ class VGG11(nn.Module):
 
     def __init__(self, channels: int, classes: int, side: tuple[int, int]) -> None:
         super().__init__()
+        self.sample = (channels, *side)
         extra, side = _padded(channels, side)
         layers: list[nn.Module] = []
         inputs = channels
@@ -70,6 +73,7 @@ class VGG11(nn.Module):
         self.classifier = nn.Linear(512 * height * width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        check_images(images, self.sample, self.classifier.weight)
         logits: Tensor = self.classifier(self.features(images).flatten(1))
         return logits
 
@@ -100,6 +104,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, channels: int, classes: int, side: tuple[int, int]) -> None:
         super().__init__()
+        self.sample = (channels, *side)
         extra, _ = _padded(channels, side)
         self.conv = nn.Conv2d(channels, 64, 3, padding=1 + extra, bias=False)
         self.norm = nn.GroupNorm(64, 64)
@@ -114,6 +119,7 @@ class ResNet18(nn.Module):
         self.classifier = nn.Linear(512, classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        check_images(images, self.sample, self.classifier.weight)
         x = self.blocks(self.norm(self.conv(images)).relu())
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from iadd_fast.students.student import check_images
+
 
 class MLP(nn.Module):
     """Flatten, ``depth - 1`` hidden linear layers with ReLU, one linear layer to the classes."""
@@ -17,7 +19,9 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.flatten(1)
+        first = self.layers[0]
+        x = images.flatten(1) if images.ndim > 1 else images
+        check_images(x, (first.in_features,), first.weight)
         for layer in self.layers[:-1]:
             x = layer(x).relu()
         logits: Tensor = self.layers[-1](x)

@@ -11,6 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from iadd_fast import arguments
+from iadd_fast.devices import resolve_device
+from iadd_fast.memory import is_out_of_memory
+
+#: Most parameters of a student: 4 GiB a vector in float32.
+LARGEST = 2**30
+
 
 @dataclass(frozen=True, slots=True)
 class ParameterSlice:
@@ -46,7 +53,8 @@ class Student:
         self._factory = factory
         self.spec: dict[str, Any] = dict(spec)
         # The template only gives structure: functional_call replaces every parameter.
-        self.module = factory().requires_grad_(False)
+        module = arguments.instance("module", factory(), nn.Module, "a function that makes one")
+        self.module = module.requires_grad_(False)
         _check_is_function(self.module)
         table: list[ParameterSlice] = []
         offset = 0
@@ -76,7 +84,16 @@ class Student:
 
         Drawn on the CPU under ``seed`` without touching the caller's random state, so that equal
         seeds give equal parameters on every device.
+
+        Raises:
+            TypeError, ValueError: ``seed`` is no whole number, ``dtype`` not floating-point, or
+                there is no such device.
         """
+        seed = arguments.whole("seed", seed, -arguments.LARGEST)
+        arguments.instance("dtype", dtype, torch.dtype, "a torch.dtype")
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype: got {dtype}; takes a floating-point one")
+        device = resolve_device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = self._factory()
@@ -84,7 +101,12 @@ class Student:
         return flat.to(device=device, dtype=dtype, copy=True)
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
-        """Views of ``theta`` ``[num_parameters]`` by parameter name."""
+        """Views of ``theta`` ``[num_parameters]`` by parameter name.
+
+        Raises:
+            TypeError, ValueError: ``theta`` is no flat vector for this student.
+        """
+        self._check_flat(theta, "theta")
         return {
             entry.name: part.view(entry.shape)
             for entry, part in zip(self.parameters, theta.split(self._sizes), strict=True)
@@ -95,7 +117,12 @@ class Student:
 
         Differentiable in both arguments to any order, in reverse and forward mode, as far as the
         module's own operators are.
+
+        Raises:
+            TypeError, ValueError: ``theta`` is no flat vector for this student, or ``images`` are
+                not what the package's networks take; what a user's own module raises.
         """
+        arguments.instance("images", images, Tensor, "a tensor")
         logits: Tensor = functional_call(self.module, self.unflatten(theta), (images,))
         return logits
 
@@ -109,7 +136,43 @@ class Student:
         return owned
 
     def check_theta(self, theta: Tensor, argument: str = "theta") -> None:
-        """Raise ``ValueError`` unless ``theta`` is a flat vector for this student."""
+        """Raise ``ValueError`` unless ``theta`` is a flat vector of floats for this student.
+
+        ``TypeError`` where it is no tensor.
+        """
+        self._check_flat(arguments.tensor(argument, theta), argument)
+        if not theta.is_floating_point():
+            raise ValueError(f"{argument}: got {theta.dtype}; takes a floating-point dtype")
+
+    def check_samples(self, theta: Tensor, images: Tensor, labels: Tensor) -> None:
+        """Raise ``ValueError`` unless the network takes ``images`` and has the labels' classes.
+
+        One forward pass of at most two samples, on theta's device.
+
+        Args:
+            theta: parameters ``[num_parameters]``, checked. images: ``[N, ...]``, at least one.
+            labels: int64 ``[N]`` or floats ``[N, classes]``.
+        """
+        few = images[:2].detach().to(theta.device)
+        try:
+            with torch.no_grad():
+                logits = self.apply(theta.detach(), few)
+        except RuntimeError as error:  # of a module of the user's own
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"images: got {arguments.shown(images)}, which the student cannot take: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+        if logits.ndim != 2 or len(logits) != len(few):
+            raise ValueError(
+                f"student: gives {arguments.shown(logits)} for {len(few)} samples; takes one that "
+                "gives logits (N, classes)"
+            )
+        check_labels(labels, len(images), logits.shape[1], theta.dtype)
+
+    def _check_flat(self, theta: Tensor, argument: str) -> None:
+        arguments.instance(argument, theta, Tensor, "a tensor")
         if theta.ndim != 1 or theta.numel() != self.num_parameters:
             raise ValueError(
                 f"{argument}: got shape {tuple(theta.shape)}; this student takes a flat vector of "
@@ -153,6 +216,53 @@ def from_module(
     else:
         raise TypeError(f"module: got {type(module).__name__}; takes an nn.Module or a function")
     return Student(factory, spec if spec is not None else {"name": "module", "module": name})
+
+
+def check_labels(labels: Tensor, count: int, classes: int, dtype: torch.dtype) -> None:
+    """Raise ``ValueError`` unless they are int64 ``[count]`` in range or ``dtype`` probabilities.
+
+    Operators index with hard labels unchecked, and cross-entropy passes over -100 in silence.
+    """
+    arguments.tensor("labels", labels)
+    hard = labels.dtype == torch.int64 and labels.shape == (count,)
+    if not hard and not (labels.dtype == dtype and labels.shape == (count, classes)):
+        raise ValueError(
+            f"labels: got {arguments.shown(labels)}; takes int64 [{count}] or {dtype} "
+            f"probabilities [{count}, {classes}]"
+        )
+    if hard and count and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+        raise ValueError(
+            f"labels: got values from {int(labels.min())} to {int(labels.max())}; takes 0 to "
+            f"{classes - 1}"
+        )
+
+
+def check_images(images: Tensor, sample: tuple[int, ...], weight: Tensor) -> None:
+    """Raise ``ValueError`` unless ``images`` are ``[N, *sample]`` of the parameters' dtype."""
+    if tuple(images.shape[1:]) != sample or images.ndim == 0:
+        raise ValueError(
+            f"images: got shape {tuple(images.shape)}; this student takes (N, "
+            f"{', '.join(map(str, sample))})"
+        )
+    if images.dtype != weight.dtype or images.device != weight.device:
+        raise ValueError(
+            f"images: got {images.dtype} on {images.device}; theta is {weight.dtype} on "
+            f"{weight.device}"
+        )
+
+
+def check_size(factory: Callable[[], nn.Module], spec: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` where the module has more than ``LARGEST`` parameters; allocates none."""
+    try:
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in factory().parameters())
+    except (RuntimeError, TypeError, OverflowError):  # sizes beyond 64 bits
+        count = arguments.LARGEST
+    if count > LARGEST:
+        raise ValueError(
+            f"student: got {arguments.shown(dict(spec))} with {count:,} parameters or more; takes "
+            f"at most {LARGEST:,}"
+        )
 
 
 def _check_resettable(module: nn.Module) -> None:
