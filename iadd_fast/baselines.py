@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from iadd_fast import seeds
+from iadd_fast import arguments, seeds
 
 BASELINES = ("random", "herding", "k_center")
 
@@ -82,33 +82,38 @@ def k_center_indices(features: Tensor, labels: Tensor, per_class: int, seed: int
 
 
 def select(name: str, features: Tensor, labels: Tensor, per_class: int, seed: int = 0) -> Tensor:
-    """The indices of the baseline called ``name``, one of ``BASELINES``."""
+    """The indices of the baseline called ``name``, one of ``BASELINES``.
+
+    Raises:
+        TypeError, ValueError: an argument of another type, shape or range, or a class with fewer
+            images than that.
+    """
+    arguments.choice("baseline", name, BASELINES)
+    seed = arguments.whole("seed", seed, -arguments.LARGEST)
     if name == "random":
         return random_indices(labels, per_class, seed)
     if name == "herding":
         return herding_indices(features, labels, per_class)
-    if name == "k_center":
-        return k_center_indices(features, labels, per_class, seed)
-    raise ValueError(f"baseline: got {name!r}; takes one of {', '.join(BASELINES)}")
+    return k_center_indices(features, labels, per_class, seed)
 
 
 def _vectors(features: Tensor, labels: Tensor) -> Tensor:
-    if features.ndim < 2 or len(features) != len(labels):
+    arguments.tensor("features", features)
+    _check_labels(labels)
+    good = features.is_floating_point() and features.ndim >= 2
+    if not good or len(features) != len(labels):
         raise ValueError(
-            f"features: got shape {tuple(features.shape)}; takes [N, ...] with one row for each of "
-            f"the {len(labels)} labels"
+            f"features: got {arguments.shown(features)}; takes floats [N, ...] with one row for "
+            f"each of the {len(labels)} labels"
         )
+    if not bool(features.isfinite().all()):
+        raise ValueError("features: got values that are not finite")
     return features.detach().flatten(1).cpu()
 
 
 def _per_class(labels: Tensor, per_class: int, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
-    if labels.ndim != 1 or labels.is_floating_point() or len(labels) == 0:
-        raise ValueError(
-            f"labels: got {labels.dtype} of shape {tuple(labels.shape)}; "
-            "takes one class number an image, at least one of them"
-        )
-    if per_class < 1:
-        raise ValueError(f"per_class: got {per_class}; takes a whole number of at least 1")
+    _check_labels(labels)
+    per_class = arguments.whole("per_class", per_class)
     labels = labels.detach().cpu()
     counts = torch.bincount(labels)
     for label, count in enumerate(counts.tolist()):
@@ -117,3 +122,15 @@ def _per_class(labels: Tensor, per_class: int, choose: Callable[[Tensor, int], T
     return torch.cat(
         [choose((labels == label).nonzero().flatten(), label) for label in range(len(counts))]
     )
+
+
+def _check_labels(labels: Tensor) -> None:
+    arguments.tensor("labels", labels)
+    good = labels.dtype in (torch.int64, torch.int32, torch.uint8) and labels.ndim == 1
+    if not good or len(labels) == 0 or int(labels.min()) < 0:
+        raise ValueError(
+            f"labels: got {arguments.shown(labels)}; takes one class number an image from 0 on, at "
+            "least one of them"
+        )
+    if int(labels.max()) >= arguments.MOST:
+        raise ValueError(f"labels: got class {int(labels.max())}; takes at most {arguments.MOST:,}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,27 +15,33 @@ from torch import Tensor
 from tqdm import tqdm
 
 from iadd_fast.artifacts import DistilledSet
-from iadd_fast.artifacts.files import check_schema, load_tensors, save_tensors
+from iadd_fast.artifacts.checkpoint import CHECKPOINT, save_checkpoint, shared_checkpoint
+from iadd_fast.artifacts.files import check_writable, digest, remove_leftovers
 from iadd_fast.data import Data
+from iadd_fast.distributed import Ranks
 from iadd_fast.experts import resolve_augment
 from iadd_fast.interrupt import DelayedInterrupt
+from iadd_fast.machine import machine
 from iadd_fast.metrics import MetricsLog
 from iadd_fast.seeds import derive
 from iadd_fast.settings import DistillSettings, GradientSettings
 from iadd_fast.students import Student
-from iadd_fast.training import accuracy, train_many
+from iadd_fast.training import accuracy, placed, train_many
 from iadd_fast.versions import versions
 
-CHECKPOINT = "checkpoint.safetensors"
-KIND = "checkpoint"
-SCHEMA = 1
+SET = "distilled.safetensors"
+#: May change while a run goes on: a preset is another way to give settings, the others move no bit.
+NEUTRAL = ("preset", "memory_budget", "checkpoint_every")
 
 #: Told (iterations done, validation accuracy in percent or None) right after every validation.
 OnValidation = Callable[[int, float | None], None]
 
 
 class DistillationDiverged(RuntimeError):
-    """Too many outer steps in a row had to be skipped; the last good state is saved."""
+    """Too many outer steps in a row had to be skipped, or no validation network stayed finite.
+
+    The last good state and the best validated set are saved.
+    """
 
 
 class Stateful(Protocol):
@@ -96,8 +103,6 @@ class Distillation(ABC):
         self.skipped = 0
         self.skips_in_a_row = 0
         self.seconds = 0.0
-        # What the last step started from whose loss was of use: where a diverged run is put back.
-        self.last_good = synthetic.state()
         self.best: dict[str, Tensor] = {}
         self.best_summary: dict[str, Any] = {}
         self.config: dict[str, Any] = {
@@ -107,7 +112,10 @@ class Distillation(ABC):
             "transform": data.transform.kind,
             **options.to_dict(),
         }
+        self.ranks = Ranks.current()
         self._options, self._set = options, synthetic
+        # What the last step started from whose loss was of use: where a diverged run is put back.
+        self.last_good = self._learned()
 
     @abstractmethod
     def move(self) -> tuple[float, bool]:
@@ -142,19 +150,22 @@ class Distillation(ABC):
     ) -> DistilledSet:
         """All iterations from the checkpoint, if there is one, to the result.
 
-        ``should_stop`` is asked after every iteration; True stops there as Ctrl-C does.
+        ``should_stop`` is asked after every iteration; True stops there as Ctrl-C does. Of several
+        processes (:class:`~iadd_fast.distributed.Ranks`) the first one writes; all return the set,
+        and one that is asked to stop stops all of them, at most one iteration later.
         """
-        options = self._options
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.load_checkpoint()
+        options, ranks = self._options, self.ranks
+        self.load_checkpoint()
+        if self.folder is not None and ranks.first:
+            # The checkpoint, the one before it, one being written, and the result.
+            check_writable("out", self.folder, 4 * self._checkpoint_bytes())
         with (
-            MetricsLog(self.folder, self.iteration) as log,
+            MetricsLog(self.folder if ranks.first else None, self.iteration) as log,
             tqdm(
                 total=options.iterations,
                 initial=self.iteration,
                 desc="distill",
-                disable=not progress,
+                disable=not (progress and ranks.first),
             ) as bar,
             DelayedInterrupt() as interrupt,
         ):
@@ -175,13 +186,15 @@ class Distillation(ABC):
                 bar.update()
                 diverged = self.skips_in_a_row >= options.max_skips
                 if diverged:
-                    self._set.load_state(self.last_good)
-                interrupted = interrupt.requested or (should_stop is not None and should_stop())
+                    self._put_back(self.last_good)
+                asked = interrupt.requested or (should_stop is not None and should_stop())
+                interrupted = ranks.stop(asked)
                 stop = last or diverged or interrupted
                 if stop or self.iteration % options.checkpoint_every == 0:
+                    log.sync()  # first, so that no row of a finished iteration is ever missing
                     self.save_checkpoint()
                 if diverged:
-                    raise DistillationDiverged(self._diverged(row["loss"]))
+                    raise DistillationDiverged(self._diverged(row["loss"]) + self._saved())
                 if interrupted and not last:
                     kept = (
                         "the same call goes on there"
@@ -189,20 +202,34 @@ class Distillation(ABC):
                         else "without out= nothing is kept"
                     )
                     raise KeyboardInterrupt(f"stopped after iteration {self.iteration}; {kept}")
-        result = self.result()
-        if self.folder is not None:
-            result.save(self.folder / "distilled.safetensors")
-        return result
+        if not self.best:
+            raise DistillationDiverged(
+                "no network trained on the set stayed finite, in any validation; "
+                + self.advice()
+                + self._saved()
+            )
+        return self._handed_out(self.result())
+
+    def _handed_out(self, result: DistilledSet) -> DistilledSet:
+        """The result, saved; on every process the first one's, of which a policy may show more."""
+        if self.folder is None:
+            return result
+        path = self.folder / SET
+        if self.ranks.first:
+            remove_leftovers(path)
+            result.save(path)
+        self.ranks.wait()
+        return result if self.ranks.first else DistilledSet.load(path)
 
     def outer_step(self) -> dict[str, Any]:
         """One outer step of the method, or none where its loss is of no use: a row of metrics."""
-        before = self._set.state()
+        before = self._learned()
         loss, good = self.move()
-        if good:
+        if good and all(bool(value.isfinite().all()) for value in self._learned().values()):
             self.skips_in_a_row = 0
             self.last_good = before
         else:
-            self._set.load_state(before)
+            self._put_back(before)
             self.skipped += 1
             self.skips_in_a_row += 1
         row = {
@@ -218,13 +245,15 @@ class Distillation(ABC):
     def validate(self) -> dict[str, Any]:
         """Accuracy of fresh networks trained on the current set, on the validation part."""
         row = self.logged_at_validation()
-        held = self.data.validation.to(self.device)
-        score = None
+        held = self.data.validation
+        score, trained = None, True
         if len(held) > 0:
-            score = self._validation_accuracy(held.images, held.labels)
+            score, trained = self._validation_accuracy(
+                placed(held.images, self.device), held.labels
+            )
             row["validation_accuracy"] = score
         before = self.best_summary.get("validation_accuracy")
-        if score is None or before is None or score > before:
+        if trained and (score is None or before is None or score > before):
             self.best = {"images": self._set.result, "labels": self._set.labels}
             self.best["lr"] = self._set.lr
             weight = self.weight()
@@ -235,10 +264,32 @@ class Distillation(ABC):
             self.on_validation(self.iteration, score)
         return row
 
-    def _validation_accuracy(self, images: Tensor, labels: Tensor) -> float:
+    def _validation_accuracy(self, images: Tensor, labels: Tensor) -> tuple[float, bool]:
+        """The mean accuracy, diverged networks with 0 %, and whether any network stayed finite."""
         options = self._options
         # The same networks every time: scores of two iterations differ by the set alone.
         seeds = [derive(options.seed, "validation", k) for k in range(options.validation_networks)]
+        # A row of accuracies and one of networks that stayed finite.
+        scores = torch.zeros(2, len(seeds), dtype=torch.float64, device=self.device)
+        own = range(self.ranks.rank, len(seeds), self.ranks.size)
+        if own:
+            scores[:, own.start :: own.step] = self._scores([seeds[k] for k in own], images, labels)
+        (scores,) = self.ranks.sum([scores])
+        accuracies, finite = scores.tolist()
+        diverged = len(seeds) - int(sum(finite))
+        if diverged:
+            warnings.warn(
+                f"{diverged} of {len(seeds)} validation networks diverged after iteration "
+                f"{self.iteration}, trained with learning rate {float(self._set.lr):.4g}; they "
+                "count as 0 %",
+                UserWarning,
+                stacklevel=2,
+            )
+        return sum(accuracies) / len(seeds), diverged < len(seeds)
+
+    def _scores(self, seeds: list[int], images: Tensor, labels: Tensor) -> Tensor:
+        """Accuracy of one network for each seed, and 1 where its parameters are finite, else 0."""
+        options = self._options
         thetas = train_many(
             self.student,
             torch.stack([self.student.init(derive(s, "initial"), self.device) for s in seeds]),
@@ -254,7 +305,8 @@ class Distillation(ABC):
             precision="tf32" if options.precision == "tf32" else "float32",
         )
         scores = [accuracy(self.student, theta, images, labels) for theta in thetas]
-        return sum(scores) / len(scores)
+        accuracies = torch.tensor(scores, dtype=torch.float64, device=self.device)
+        return torch.stack([accuracies, thetas.isfinite().all(1).to(accuracies)])
 
     def result(self) -> DistilledSet:
         """The set of the best validated iteration."""
@@ -269,50 +321,64 @@ class Distillation(ABC):
             augment=str(self.augment) if self.augment else None,
             config=self.config,
             seed=self._options.seed,
-            versions=versions(),
+            versions={
+                **versions(),
+                "machine": {**machine(self.device), "processes": self.ranks.size},
+            },
             data_name=self.data.name,
             data_fingerprint=self.data.fingerprint,
             summary={**self.best_summary, "skipped": self.skipped, "seconds": self.seconds},
         )
 
     def save_checkpoint(self) -> None:
-        """Everything :meth:`load_checkpoint` needs, in one file written whole."""
-        if self.folder is None:
+        """Everything :meth:`load_checkpoint` needs; the checkpoint before it stays beside it.
+
+        Raises:
+            RuntimeError: the processes have drifted apart.
+        """
+        tensors = self._learned()
+        if self.ranks.size > 1:
+            self.ranks.check_equal(digest(tensors.values()), "sets or importance weights")
+        if self.folder is None or not self.ranks.first:
             return
-        tensors = {f"best.{name}": value for name, value in self.best.items()}
-        for prefix, part in self.stateful().items():
-            tensors |= {f"{prefix}.{name}": value for name, value in part.state().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        tensors |= {f"good.{name}": value for name, value in self.last_good.items()}
         numbers = {name: getattr(self, name) for name in self._numbers}
-        save_tensors(
-            self.folder / CHECKPOINT,
-            {name: value.contiguous() for name, value in tensors.items()},
-            {
-                "kind": KIND,
-                "schema": SCHEMA,
-                "config": self.config,
-                "best": self.best_summary,
-                **numbers,
-            },
+        save_checkpoint(
+            self.folder,
+            tensors,
+            {"config": self.config, "best": self.best_summary, **numbers},
         )
 
     _numbers = ("iteration", "skipped", "skips_in_a_row", "seconds")
 
+    def _learned(self) -> dict[str, Tensor]:
+        """The state of every part, under its prefix."""
+        return {
+            f"{prefix}.{name}": value.contiguous()
+            for prefix, part in self.stateful().items()
+            for name, value in part.state().items()
+        }
+
+    def _checkpoint_bytes(self) -> int:
+        """About what a checkpoint takes on the disk: the state, the last good and the best one."""
+        return 3 * sum(value.nbytes for value in self._learned().values()) + 2**16
+
     def load_checkpoint(self) -> None:
-        """Go on from the folder's checkpoint, if there is one.
+        """Go on from the folder's checkpoint, if there is one; what the first process reads.
 
         Raises:
-            ValueError: it belongs to a run of another method or other settings; the message names
-                them.
+            ValueError: it belongs to a run of another method or other settings (the message names
+                them), or no checkpoint there can be read.
         """
-        path = (self.folder or Path()) / CHECKPOINT
-        if not path.exists():
+        found = None if self.folder is None else shared_checkpoint(self.folder, self.ranks)
+        if found is None:
             return
-        tensors, metadata = load_tensors(path)
-        check_schema(path, metadata, KIND, SCHEMA)
+        tensors, metadata = found
         other = self._other(metadata.get("config", {}))
         if other:
             raise ValueError(
-                f"out: {path.parent} holds a run with another {', '.join(other)}; takes an empty "
+                f"out: {self.folder} holds a run with another {', '.join(other)}; takes an empty "
                 "folder or the same settings"
             )
 
@@ -320,8 +386,11 @@ class Distillation(ABC):
             prefix = name + "."
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        for prefix, stateful in self.stateful().items():
-            stateful.load_state(part(prefix))
+        own = {name: value.shape for name, value in self._learned().items()}
+        if own != {name: tensors[name].shape for name in own if name in tensors}:
+            raise ValueError(f"out: the checkpoint in {self.folder} holds a set of another shape")
+        self._put_back(tensors)
+        self.last_good = part("good") or self._learned()
         self.best = {name: value.to(self.device) for name, value in part("best").items()}
         self.best_summary = metadata["best"]
         for name in self._numbers:
@@ -331,16 +400,38 @@ class Distillation(ABC):
         """Names of what is not as in the configuration ``saved``."""
         if saved.get("method") != self.config.get("method"):
             return ["method"]
-        # A preset is only another way to give the other settings.
-        return [k for k in self.config if k != "preset" and saved.get(k) != self.config[k]]
+        return [k for k in self.config if k not in NEUTRAL and saved.get(k) != self.config[k]]
+
+    def _put_back(self, learned: Mapping[str, Tensor]) -> None:
+        """Every part to its state in :meth:`_learned`."""
+        for prefix, stateful in self.stateful().items():
+            start = f"{prefix}."
+            stateful.load_state(
+                {k.removeprefix(start): v for k, v in learned.items() if k.startswith(start)}
+            )
 
     def _diverged(self, loss: float | None) -> str:
         told = "not finite" if loss is None else f"{loss:.3g}"
+        last = self.iteration - self.skips_in_a_row
+        since = f"the last useful one was iteration {last}" if last else "none was of use"
         return (
             f"{self.skips_in_a_row} outer steps in a row were skipped (last loss {told}) at "
-            f"iteration {self.iteration}; {self.advice()}"
-            + ("" if self.folder is None else f"; the last good state is in {self.folder}")
+            f"iteration {self.iteration}, {since}; {self.advice()}"
         )
+
+    def _saved(self) -> str:
+        """Saves the best set of a run that diverged; says where it and the last good state are."""
+        if self.folder is None:
+            return ""
+        told = f"; the last good state is in {self.folder / CHECKPOINT}"
+        if self.best:
+            if self.ranks.first:
+                self.result().save(self.folder / SET)
+            told += (
+                f", the best set so far (iteration {self.best_summary['iteration']}, validation "
+                f"{_percent(self.best_summary['validation_accuracy'])}) in {self.folder / SET}"
+            )
+        return told
 
 
 def _percent(value: float | None) -> str:

@@ -7,10 +7,11 @@ batch, one test at the end. A distilled set trains with its own learned learning
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from iadd_fast import seeds
+from iadd_fast import arguments, seeds
 from iadd_fast.artifacts import DistilledSet
+from iadd_fast.artifacts.folder_lock import exclusive
 from iadd_fast.augment import Augmentation
 from iadd_fast.baselines import BASELINES, select
 from iadd_fast.data import Data
@@ -34,8 +36,9 @@ from iadd_fast.evaluation_inputs import (
 )
 from iadd_fast.evaluation_networks import TrainedNetworks, trained_or_kept
 from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
+from iadd_fast.machine import machine
 from iadd_fast.students import NAMES, Student
-from iadd_fast.training import accuracy, train, train_many
+from iadd_fast.training import accuracy, placed, train, train_many
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -111,6 +114,7 @@ def evaluate(
         augment: ``"same"`` as in distillation, another augmentation, or None.
         device: default: a GPU where there is one.
         keep: folder for the networks of every finished row; the same call takes them from there.
+            One evaluation at a time works in it.
         on_trained: called with the networks of every row.
 
     Raises:
@@ -120,28 +124,35 @@ def evaluate(
             the baselines are to choose.
 
     Warns:
-        UserWarning: the set was distilled from other data (its fingerprint differs).
+        UserWarning: the set was distilled from other data (its fingerprint differs); networks
+            diverged (they count as 0 %).
     """
-    for name, number in (
-        ("networks", networks),
-        ("epochs", epochs),
-        ("batch_size", batch_size),
-        ("full_epochs", full_epochs),
-    ):
-        if number < 1:
-            raise ValueError(f"{name}: got {number}; takes a whole number of at least 1")
-    if not (math.isfinite(baseline_lr) and baseline_lr > 0):
-        raise ValueError(f"baseline_lr: got {baseline_lr}; takes a positive number")
+    arguments.instance("distilled", distilled, DistilledSet, "a DistilledSet")
+    arguments.instance("data", data, Data, "data from load_data")
+    for name, flag in (("full", full), ("progress", progress)):
+        arguments.instance(name, flag, bool, "True or False")
+    networks = arguments.whole("networks", networks, most=arguments.MOST)
+    epochs = arguments.whole("epochs", epochs)
+    batch_size = arguments.whole("batch_size", batch_size)
+    full_epochs = arguments.whole("full_epochs", full_epochs)
+    seed = arguments.whole("seed", seed, -arguments.LARGEST)
+    baseline_lr = arguments.number("baseline_lr", baseline_lr, above=0)
+    arguments.choice("precision", precision, ("float32", "tf32"))
+    beside = arguments.instance("beside", {} if beside is None else beside, Mapping, "sets by name")
+    folder = None if keep is None else arguments.path("keep", keep)
+    if on_trained is not None:
+        arguments.instance("on_trained", on_trained, Callable, "a function or None")
     baselines = baseline_names(baselines)
     test = check_data(distilled, data)
     students = students_of(distilled, data, architectures)
-    families = Augmentation.parse(distilled.augment if augment == "same" else augment)
+    same = isinstance(augment, str) and augment == "same"
+    families = Augmentation.parse(distilled.augment if same else augment)
     device = resolve_device(device)
 
     to_space = space_of(distilled, data)
-    test_images, test_labels = to_space(test.images).to(device), test.labels.to(device)
+    test_images, test_labels = placed(to_space(test.images), device), test.labels.to(device)
     contenders = [_distilled_contender(DISTILLED, distilled, epochs, device)]
-    for name, other in (beside or {}).items():
+    for name, other in beside.items():
         check_beside(name, other, distilled, (DISTILLED, FULL, *BASELINES))
         contenders.append(_distilled_contender(name, other, epochs, device))
     if baselines or full:
@@ -154,14 +165,16 @@ def evaluate(
                 )
             )
         if full:
-            everything = real[0].to(device), real[1].to(device)
+            everything = placed(real[0], device), real[1].to(device)
             contenders.append(_Contender(FULL, baseline_lr, full_epochs, lambda _: everything))
 
     rows = []
     total = len(contenders) * len(students) * networks
     protocol = _Protocol(networks, batch_size, families, seed, precision, device)
-    folder = None if keep is None else Path(keep)
-    with tqdm(total=total, desc="evaluate", unit="network", disable=not progress) as bar:
+    with (
+        nullcontext() if folder is None else exclusive(folder, "evaluate"),
+        tqdm(total=total, desc="evaluate", unit="network", disable=not progress) as bar,
+    ):
         for architecture, student in students.items():
             for contender in contenders:
                 bar.set_description(f"{contender.method}, {architecture}")
@@ -172,6 +185,15 @@ def evaluate(
                 )
                 bar.update(before + networks - bar.n)  # those that were kept have not counted
                 results = [accuracy(student, theta, test_images, test_labels) for theta in thetas]
+                diverged = int((~thetas.isfinite().all(1)).sum())
+                if diverged:
+                    warnings.warn(
+                        f"{diverged} of {networks} networks of {contender.method!r} on "
+                        f"{architecture} diverged, trained with learning rate {contender.lr:.4g}; "
+                        "they count as 0 %",
+                        UserWarning,
+                        stacklevel=2,
+                    )
                 bar.set_postfix_str(f"accuracy {statistics.fmean(results):.1f} %")
                 images, labels = sets[0]
                 rows.append(
@@ -182,6 +204,7 @@ def evaluate(
                         seconds,
                         images.nbytes + labels.nbytes,
                         len(images),
+                        diverged,
                     )
                 )
                 if on_trained is not None:
@@ -203,6 +226,7 @@ def evaluate(
         "augment": None if families is None else str(families),
         "seed": seed,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "machine": machine(device),
         "data_name": data.name,
         "data_fingerprint": data.fingerprint,
         "test_images": len(test),
@@ -304,7 +328,7 @@ def _warm_up(
 ) -> None:
     """One untimed step: the first use of a network pays for set-up that no later one does."""
     images, labels = (part[: protocol.batch_size] for part in training_set)
-    theta = student.init(0, images.device)
+    theta = student.init(0, protocol.device)
     train(student, theta, images, labels, lr=lr, epochs=1, augment=protocol.families)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.baselines import BASELINES
 from iadd_fast.data import Data, Split
@@ -16,10 +17,10 @@ from iadd_fast.students import Student, parse_student
 
 
 def baseline_names(baselines: Sequence[str]) -> tuple[str, ...]:
+    arguments.instance("baselines", baselines, str | Sequence, "a list of names")
     names = (baselines,) if isinstance(baselines, str) else tuple(baselines)
     for name in names:
-        if name not in BASELINES:
-            raise ValueError(f"baselines: got {name!r}; takes any of {', '.join(BASELINES)}")
+        arguments.choice("baselines", name, BASELINES)
     return tuple(dict.fromkeys(names))
 
 
@@ -54,6 +55,8 @@ def check_data(distilled: DistilledSet, data: Data) -> Split:
 def check_beside(
     name: str, other: DistilledSet, distilled: DistilledSet, taken: Sequence[str]
 ) -> None:
+    arguments.text("beside", name, "names that are texts")
+    arguments.instance("beside", other, DistilledSet, "DistilledSets")
     if name in taken:
         raise ValueError(f"beside: got the name {name!r}, which is taken")
     for what, theirs, ours in (
@@ -80,6 +83,7 @@ def students_of(
     if architectures is None or isinstance(architectures, str | Student):
         wanted = (architectures,)
     else:
+        arguments.instance("architectures", architectures, Sequence, "names and students")
         wanted = tuple(architectures)
     students: dict[str, Student] = {}
     for entry in wanted:

@@ -61,7 +61,7 @@ def trained_or_kept(
             tensors, metadata = load_tensors(path)
             check_schema(path, metadata, KIND, SCHEMA)
             if metadata["key"] == wanted:
-                return tensors["thetas"].to(sets[0][0].device), float(metadata["seconds"])
+                return tensors["thetas"].to(sets[0][1].device), float(metadata["seconds"])
         except (KeyError, TypeError, ValueError):
             pass  # damaged or of another version: train again
     thetas, seconds = train()

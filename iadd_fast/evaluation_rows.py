@@ -19,6 +19,7 @@ class EvaluationRow:
         accuracies: test accuracy in percent of each network.
         seconds: training seconds of the row's networks, divided by their number.
         bytes: size of the training images and labels. images: their number.
+        diverged: networks whose parameters are not finite; they are in ``accuracies`` with 0 %.
     """
 
     method: str
@@ -27,6 +28,7 @@ class EvaluationRow:
     seconds: float
     bytes: int
     images: int
+    diverged: int = 0
 
     @property
     def mean(self) -> float:
@@ -70,6 +72,7 @@ class Evaluation:
                 "seconds": row.seconds,
                 "bytes": row.bytes,
                 "images": row.images,
+                "diverged": row.diverged,
             }
             for row in self.rows
         ]
@@ -91,11 +94,12 @@ class Evaluation:
                     seconds=float(row["seconds"]),
                     bytes=int(row["bytes"]),
                     images=int(row["images"]),
+                    diverged=int(row.get("diverged", 0)),
                 )
                 for row in value["rows"]
             ]
             settings = dict(value.get("settings", {}))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(
                 f"evaluation: got something that Evaluation.to_dict() did not write "
                 f"({type(error).__name__}: {error})"
@@ -111,7 +115,8 @@ class Evaluation:
             (
                 row.method,
                 row.architecture,
-                f"{row.mean:.2f} ± {row.std:.2f}",
+                f"{row.mean:.2f} ± {row.std:.2f}"
+                + (f" ({row.diverged} diverged)" if row.diverged else ""),
                 str(len(row.accuracies)),
                 f"{row.seconds:.2f}",
                 f"{row.images:,}",

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iadd_fast.data import Data
+from iadd_fast.data import Data, Split
 from iadd_fast.distillation_run import Distillation, OnValidation
 from iadd_fast.matching import Matcher
 from iadd_fast.seeds import derive, generator
 from iadd_fast.settings import GradientSettings
 from iadd_fast.students import Student
 from iadd_fast.synthetic import initial_images
-from iadd_fast.training import train
+from iadd_fast.training import placed, train
 
 #: Images per class -> (updates of the images per network, epochs of the network between two of
 #: them): ``get_loops`` of the scripts, "empirically good".
@@ -110,7 +110,8 @@ class GradientMatching(Distillation):
         self.matcher = Matcher(student, engine=options.engine, precision=options.precision)
         images, labels = initial_images(data, images_per_class, options.initial, options.seed)
         self.synthetic = SyntheticImages(images.to(device), labels.to(device), options)
-        self.real = data.train.to(device)
+        real = placed(data.train.images, device)
+        self.real = Split(real, data.train.labels.to(real.device))
         classes = range(data.num_classes)
         self.members = [(self.real.labels == label).nonzero()[:, 0] for label in classes]
         config = {
@@ -136,12 +137,18 @@ class GradientMatching(Distillation):
         return float(loss) / (len(self.members) * self.updates), good
 
     def _match(self, theta: Tensor, update: int) -> tuple[Tensor, Tensor]:
-        """The distance summed over classes and its gradient for all images."""
+        """The distance summed over classes and its gradient for all images.
+
+        Several processes divide the classes.
+        """
         synthetic = self.synthetic
         own = synthetic.images.split(len(synthetic.images) // len(self.members))
         loss = torch.zeros((), device=self.device)
         gradients = []
         for label, images in enumerate(own):
+            if label % self.ranks.size != self.ranks.rank:
+                gradients.append(torch.zeros_like(images))
+                continue
             found = self.matcher.gradient(
                 theta,
                 self._real_batch(label, update),
@@ -151,7 +158,8 @@ class GradientMatching(Distillation):
             )
             loss = loss + found.loss
             gradients.append(found.images)
-        return loss, torch.cat(gradients)
+        loss, gradient = self.ranks.sum([loss, torch.cat(gradients)])
+        return loss, gradient
 
     def _real_batch(self, label: int, update: int) -> tuple[Tensor, Tensor]:
         """At most ``batch_real`` real images of a class, without repetition, and their labels."""
@@ -159,7 +167,8 @@ class GradientMatching(Distillation):
         draw = generator(self.options.seed, "real", self.iteration, update, label)
         chosen = torch.randperm(len(members), generator=draw)[: self.options.batch_real]
         chosen = members[chosen.to(members.device)]
-        return self.real.images[chosen], self.real.labels[chosen]
+        real = self.real.subset(chosen).to(self.device)
+        return real.images, real.labels
 
     def _train(self, theta: Tensor, update: int) -> Tensor:
         return train(

@@ -5,10 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from iadd_fast import arguments
+from iadd_fast.artifacts.files import remove_leftovers, write_atomically
+from iadd_fast.reading import parse_json, regular_file
+
+#: Bytes of a line; a row of the largest network's layers has some ten thousand.
+_LONGEST_LINE = 2**22
 
 
 class MetricsLog:
@@ -25,16 +33,9 @@ class MetricsLog:
         if folder is None:
             return
         path = folder / "metrics.jsonl"
-        kept = []
-        if path.exists() and iteration > 0:
-            for line in path.read_text().splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    break  # the last line of a run that was killed while writing it
-                if row["iteration"] < iteration:
-                    kept.append(line + "\n")
-        path.write_text("".join(kept))
+        kept = [] if iteration == 0 or not path.exists() else _before(path, iteration)
+        remove_leftovers(path)
+        write_atomically(path, lambda temporary: _write_lines(temporary, kept))
         self._file = path.open("a")
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -57,6 +58,11 @@ class MetricsLog:
                             self._board.add_scalar(f"{name}/{key}", part, row["iteration"])
                 elif value is not None:
                     self._board.add_scalar(name, value, row["iteration"])
+
+    def sync(self) -> None:
+        """Have what was written on the disk, whatever happens to the machine."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> Self:
         return self
@@ -106,27 +112,58 @@ def read_metrics(path: Path | str) -> Metrics:
         FileNotFoundError: there is no such file.
         ValueError: a line is not such an object; the error names the line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"metrics: no file at {path}")
-    text = path.read_text(encoding="utf-8")
+    path = arguments.path("metrics", path)
+    try:
+        regular_file(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"metrics: no file at {path}") from None
     records: dict[int, dict[str, Any]] = {}
-    lines = text.splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            records[int(record["iteration"])] = record
-        except (ValueError, TypeError, KeyError):
-            if number == len(lines) and not text.endswith("\n"):
-                break
-            raise ValueError(
-                f"metrics: {path}, line {number}: got {line[:60]!r}; "
-                'takes a JSON object with an "iteration"'
-            ) from None
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(_LONGEST_LINE):
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                record = _record(line)
+                records[int(record["iteration"])] = record
+            except (ValueError, TypeError, KeyError, OverflowError):
+                if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
+                    break
+                raise ValueError(
+                    f"metrics: {path}, line {number}: got {line[:60].decode(errors='replace')!r}; "
+                    'takes a JSON object with an "iteration", of at most '
+                    f"{_LONGEST_LINE:,} bytes"
+                ) from None
     return Metrics([records[iteration] for iteration in sorted(records)])
 
 
+def _record(line: bytes) -> dict[str, Any]:
+    record = parse_json(line.decode("utf-8"))
+    if not isinstance(record, dict) or not isinstance(record.get("layer_weight") or {}, dict):
+        raise ValueError("no record of a run")
+    return record
+
+
+def _before(path: Path, iteration: int) -> list[str]:
+    """The lines of the iterations before this one."""
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break  # the last line of a run that was killed while writing it
+        if row["iteration"] < iteration:
+            kept.append(line)
+    return kept
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.write_text("".join(line + "\n" for line in lines))
+
+
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.nan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import sys
 import tomllib
 import types
@@ -18,11 +19,17 @@ import typer
 
 from iadd_fast.comparison import ContenderFailed
 from iadd_fast.distillation_run import DistillationDiverged
+from iadd_fast.distributed import RankLost, joined, started_by_torchrun
+from iadd_fast.experts import ExpertDiverged
 from iadd_fast.preset import find_preset
+from iadd_fast.reading import read_text
 from iadd_fast.settings import Settings
 
 #: What bad input raises. Anything else is a bug and keeps its traceback.
 USER_ERRORS = (ValueError, TypeError, OSError)
+
+#: Bytes of a TOML file of settings; the parser takes time with the square of its keys.
+LARGEST_CONFIG = 2**18
 
 Values = dict[str, Any]
 Job = Literal["experts", "distill", "evaluate"]
@@ -41,6 +48,7 @@ def command(
     positional: tuple[str, ...] = (),
     job: Job | None = None,
     methods: Mapping[str, type[Settings]] | None = None,
+    parallel: bool = False,
 ) -> Callable[[Callable[[Values], None]], Callable[[Values], None]]:
     """Make a function of values the command ``name`` whose options are the fields of ``groups``.
 
@@ -53,7 +61,9 @@ def command(
     ``methods`` are further groups, of which the value of ``method`` (else the preset's, else the
     first) says whose defaults hold; a field of another group alone arrives only where it is given.
 
-    Errors of the user's making end the command with status 2 and one line, Ctrl-C with 130.
+    Where ``torchrun`` has started several processes, a ``parallel`` command is one job of them all;
+    another one is refused. Errors of the user's making end the command with status 2 and one line,
+    Ctrl-C with 130 and the command that goes on.
     """
     methods = methods or {}
     shared = {entry.name: entry for group in groups for entry in fields(group)}
@@ -68,12 +78,19 @@ def command(
     def register(function: Callable[[Values], None]) -> Callable[[Values], None]:
         def run(**given: Any) -> None:
             try:
-                function(_merged(given, shared, own, kinds, job))
+                values = _merged(given, shared, own, kinds, job)
+                if parallel:
+                    with joined():
+                        function(values)
+                elif started_by_torchrun():
+                    raise ValueError(f"{name}: runs in one process; torchrun has started several")
+                else:
+                    function(values)
             except USER_ERRORS as error:
                 _fail(error, 2)
             except KeyboardInterrupt as stop:
-                _fail(stop, 130)
-            except (DistillationDiverged, ContenderFailed) as error:
+                _fail(stop, 130, _same_command() if "out" in known else None)
+            except (DistillationDiverged, ExpertDiverged, ContenderFailed, RankLost) as error:
                 _fail(error, 1)
 
         parameters = [
@@ -110,11 +127,13 @@ def read_config(path: Path, known: Mapping[str, Any]) -> Values:
         ValueError: it is not TOML, a key is unknown (the message lists the known ones) or a value
             is of another type.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"config: no file at {path}")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        text = read_text(path, LARGEST_CONFIG)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"config: no file at {path}") from None
+    try:
+        values = tomllib.loads(text.replace("\r\n", "\n"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"config: {path} is not TOML: {error}") from None
     for name, value in values.items():
         if name not in known:
@@ -221,10 +240,23 @@ def _help(entry: Field[Any]) -> str:
     return f"{text} [{default}]"
 
 
-def _fail(error: BaseException, status: int) -> None:
+def _same_command() -> str | None:
+    """The command that was given, to give again."""
+    program = Path(sys.argv[0])
+    if program.name != "iadd-fast" and program.parts[-2:] != ("iadd_fast", "__main__.py"):
+        return None  # called from Python
+    command = shlex.join(["iadd-fast", *sys.argv[1:]])
+    return f"{command} (by torchrun, as before)" if started_by_torchrun() else command
+
+
+def _fail(error: BaseException, status: int, again: str | None = None) -> None:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = " ".join(text.split()) or type(error).__name__
+    # What a file is named or holds can be an instruction to the terminal.
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     print(f"iadd-fast: {text}", file=sys.stderr)
+    if again is not None:
+        print(f"iadd-fast: to go on: {again}", file=sys.stderr)
     raise typer.Exit(status)

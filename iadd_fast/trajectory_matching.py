@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,18 +86,54 @@ class TrajectoryMatching(Distillation):
         return {**super().stateful(), "importance": self.importance}
 
     def move(self) -> tuple[float, bool]:
-        """Match ``trajectories`` segments and move; or not, when the loss is of no use."""
-        segments = [self._draw_segment(k) for k in range(self.options.trajectories)]
+        """Match ``trajectories`` segments and move; or not, when the loss is of no use.
+
+        Of no use: a loss that is not finite, above ``max_loss`` or exactly 0 (weights of 0 and a
+        student that has arrived leave nothing to follow), a gradient that is not finite, and a
+        segment in which the teacher stands still, which leaves nothing to divide by.
+
+        Several processes divide the segments; the means over all of them are the same on each.
+        """
+        segments = [self._draw_segment(k) for k in self._own_segments()]
+        if self.iteration == 0 and not self.ranks.first:
+            # A policy that begins from the first segment it sees begins from the same one.
+            self.importance.weight(self._draw_segment(0))
         weights = [self.importance.weight(segment) for segment in segments]
         results = self._match(segments, weights)
         self._matched = [*zip(segments, weights, results, strict=True)]
-        loss = sum(float(result.loss) for result in results) / len(results)
-        good = loss <= self.options.max_loss and all(_finite(result) for result in results)
+        loss, mean = self._means(results)
+        good = 0 < loss <= self.options.max_loss and all(
+            bool(value.isfinite().all()) for value in mean.values()
+        )
         if good:
-            mean = _mean_of(results)
-            self.synthetic.step(mean("images"), mean("lr"), mean("labels"))
-            self.importance.update(mean("weight"))
+            self.synthetic.step(mean["images"], mean["lr"], mean.get("labels"))
+            self.importance.update(mean.get("weight"))
         return loss, good
+
+    def _own_segments(self) -> list[int]:
+        """This process's segments of an outer step; the last one is the first process's.
+
+        So its policy has seen last what that of one process alone has.
+        """
+        count, ranks = self.options.trajectories or 1, self.ranks
+        return [k for k in range(count) if (count - 1 - k) % ranks.size == ranks.rank]
+
+    def _means(self, results: list[TrajectoryGradient]) -> tuple[float, dict[str, Tensor]]:
+        """The mean loss and gradients over the segments of all processes; one all-reduce."""
+        count = self.options.trajectories or 1
+        own = {
+            name: torch.stack([getattr(result, name) for result in results])
+            for name in ("images", "lr", "labels", "weight")
+            if getattr(results[0], name) is not None
+        }
+        if self.ranks.size == 1:
+            loss = sum(float(result.loss) for result in results) / count
+            return loss, {name: values.mean(0) for name, values in own.items()}
+        losses = torch.stack([result.loss for result in results])
+        total, *sums = self.ranks.sum([losses.sum(0), *(values.sum(0) for values in own.values())])
+        return float(total) / count, {
+            name: value / count for name, value in zip(own, sums, strict=True)
+        }
 
     def _draw_segment(self, number: int) -> Segment:
         options = self.options
@@ -115,6 +152,20 @@ class TrajectoryMatching(Distillation):
             self.experts.snapshot(expert, start + options.expert_epochs, self.device),
         )
 
+    def _target(self, segment: Segment) -> Tensor:
+        """The target, as numbers that are none where the teacher stands still: no step then."""
+        if not torch.equal(segment.start, segment.target):
+            return segment.target
+        end = segment.start_epoch + self.options.expert_epochs
+        warnings.warn(
+            f"experts: expert {segment.expert} stands still from epoch {segment.start_epoch} to "
+            f"{end}; outer steps that draw it are skipped (a lower max_start_epoch leaves such "
+            "epochs out)",
+            UserWarning,
+            stacklevel=2,
+        )
+        return torch.full_like(segment.target, torch.nan)
+
     def _match(
         self, segments: list[Segment], weights: list[Tensor | WeightFunction | None]
     ) -> list[TrajectoryGradient]:
@@ -122,7 +173,7 @@ class TrajectoryMatching(Distillation):
         return trajectory_gradients(
             self.student,
             [segment.start for segment in segments],
-            [segment.target for segment in segments],
+            [self._target(segment) for segment in segments],
             self.synthetic.images,
             self.synthetic.labels,
             self.synthetic.lr,
@@ -132,7 +183,7 @@ class TrajectoryMatching(Distillation):
             batch_size=options.batch_size,
             augment=self.augment,
             window=options.window,
-            seeds=[derive(options.seed, "inner", self.iteration, k) for k in range(len(segments))],
+            seeds=[derive(options.seed, "inner", self.iteration, k) for k in self._own_segments()],
             engine=options.engine,
             precision=options.precision,
             memory_budget=options.memory_budget,
@@ -182,16 +233,3 @@ class TrajectoryMatching(Distillation):
             f"lower lr_images (now {options.lr_images:g}), lr_lr ({options.lr_lr:g}) or lr_init "
             f"({options.lr_init:g}), or raise max_loss ({options.max_loss:g})"
         )
-
-
-def _mean_of(results: list[TrajectoryGradient]) -> Callable[[str], Any]:
-    def mean(name: str) -> Tensor | None:
-        values = [getattr(result, name) for result in results]
-        return None if values[0] is None else torch.stack(values).mean(0)
-
-    return mean
-
-
-def _finite(result: TrajectoryGradient) -> bool:
-    parts = (result.loss, result.images, result.labels, result.lr, result.weight)
-    return all(bool(part.isfinite().all()) for part in parts if part is not None)

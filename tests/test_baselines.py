@@ -124,9 +124,9 @@ def test_errors_name_the_argument_and_what_it_got() -> None:
         random_indices(torch.tensor([0, 2, 0, 2]), 1)
     with pytest.raises(ValueError, match="per_class: got 0"):
         herding_indices(features, labels, 0)
-    with pytest.raises(ValueError, match="features: got shape"):
+    with pytest.raises(ValueError, match="features: got a torch.float32 tensor of shape"):
         k_center_indices(features[:5], labels, 1)
-    with pytest.raises(ValueError, match=r"labels: got torch\.float32"):
+    with pytest.raises(ValueError, match=r"labels: got a torch\.float32"):
         random_indices(torch.rand(12, 3), 1)
     with pytest.raises(ValueError, match="baseline: got 'best'; takes one of random, herding"):
         select("best", features, labels, 1)

@@ -174,7 +174,7 @@ def test_evaluate_has_the_defaults_of_python(calls: dict[str, Any], tmp_path: Pa
     assert result.exit_code == 0, result.output
     in_python_only = ("beside", "keep", "on_trained")
     expected = {k: v for k, v in _defaults(evaluate).items() if k not in in_python_only}
-    assert calls["evaluate"][1] == expected
+    assert calls["evaluate"][1] == expected | {"keep": tmp_path / "networks"}
 
 
 def _defaults(function: Any) -> dict[str, Any]:
@@ -238,6 +238,7 @@ def test_data_options_arrive(calls: dict[str, Any], tmp_path: Path) -> None:
             "validation_fraction": 0.25,
             "test_fraction": 0.0,
             "image_size": 16,
+            "cache": None,
             "seed": 6,
         },
     )

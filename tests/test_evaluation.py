@@ -293,7 +293,7 @@ def test_a_set_of_other_data_warns_and_its_own_does_not() -> None:
         ({"architectures": ("mlp", "transformer")}, "transformer"),
         ({"architectures": ("mlp", "mlp")}, "architectures: got 'mlp' twice"),
         ({"architectures": ()}, "architectures: got none"),
-        ({"baselines": ("random", "best")}, "baselines: got 'best'; takes any of random"),
+        ({"baselines": ("random", "best")}, "baselines: got 'best'; takes one of random"),
         ({"networks": 0}, "networks: got 0"),
         ({"epochs": 0}, "epochs: got 0"),
         ({"baseline_lr": 0.0}, "baseline_lr: got 0.0"),

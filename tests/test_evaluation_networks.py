@@ -107,7 +107,7 @@ def test_a_damaged_file_is_trained_again(tmp_path: Path, trainings: list[int]) -
     """Breaks when half a file stops the evaluation or is taken for networks."""
     options: dict[str, Any] = {**SMALL, "baselines": (), "full": False, "keep": tmp_path}
     first = evaluate(SET, DATA, **options)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
     assert evaluate(SET, DATA, **options).rows[0].accuracies == first.rows[0].accuracies
     assert len(trainings) == 2

@@ -379,21 +379,22 @@ def test_a_folder_of_another_method_is_refused(data: Data, tmp_path: Path) -> No
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize(("engine", "far"), [("plain", 1e30), ("fused", 1e39)])
-def test_steps_that_are_not_finite_are_skipped(
-    data: Data, tmp_path: Path, engine: str, far: float
-) -> None:
+@pytest.mark.parametrize("engine", ["plain", "fused"])
+def test_steps_that_are_not_finite_are_skipped(data: Data, tmp_path: Path, engine: str) -> None:
     """A NaN in the images, or an endless run of skips.
 
-    At 1e30 the first step is finite and the later ones are not; 1e39 is no float32.
+    At 1e30 the first update is finite and the later ones are not.
     """
     change = {"max_skips": 3, "iterations": 20, "image_updates": 1}
-    with pytest.raises(DistillationDiverged, match="3 outer steps .* lower lr_images .now 1e.3"):
-        quick(data, tmp_path, engine=engine, lr_images=far, **change)
+    with (
+        pytest.raises(DistillationDiverged, match="3 outer steps .* lower lr_images .now 1e.3"),
+        pytest.warns(UserWarning, match="networks diverged"),
+    ):
+        quick(data, tmp_path, engine=engine, lr_images=1e30, **change)
     tensors, _ = load_tensors(tmp_path / "checkpoint.safetensors")
     assert torch.equal(tensors["synthetic.images"], initial_images(data, 2, "real", 0)[0])
     assert not bool(tensors["synthetic.velocity"].any())
-    options = GradientSettings.of(**QUICK | {"lr_images": 1e39})
+    options = GradientSettings.of(**QUICK | {"lr_images": 1e30, "engine": engine})
     run = GradientMatching(data, STUDENT, 2, options, None, torch.device("cpu"))
     before = run.synthetic.images
     row = run.outer_step()

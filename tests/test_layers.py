@@ -33,10 +33,23 @@ LEVELS = [
     ],
     ["unroll", "importance", "matching", "training"],
     ["fused"],
-    ["augment", "students", "data", "artifacts", "metrics"],
+    ["augment", "students", "data", "artifacts", "machine", "metrics"],
     ["ops"],
     ["reference", "native"],
-    ["seeds", "settings", "specs", "interrupt", "versions", "devices", "preset"],
+    [
+        "arguments",
+        "seeds",
+        "settings",
+        "specs",
+        "interrupt",
+        "memory",
+        "versions",
+        "devices",
+        "distributed",
+        "preset",
+        "reading",
+        "pickled",
+    ],
 ]
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 

@@ -11,10 +11,11 @@ import iadd_fast.cli.plan
 import iadd_fast.cli.report
 import iadd_fast.cli.tune  # noqa: F401 - each registers its command
 from iadd_fast.artifacts import DistilledSet
-from iadd_fast.artifacts.files import write_json
+from iadd_fast.artifacts.files import check_writable, write_json
 from iadd_fast.cli.common import (
     EVALUATION,
     METRICS,
+    NETWORKS,
     SET,
     DataOptions,
     RunOptions,
@@ -25,6 +26,7 @@ from iadd_fast.cli.common import (
 )
 from iadd_fast.comparison import CompareSettings, compare
 from iadd_fast.distillation import distill
+from iadd_fast.distributed import Ranks
 from iadd_fast.doctor import diagnose
 from iadd_fast.evaluation import evaluate
 from iadd_fast.experts import train_experts
@@ -114,7 +116,11 @@ class EvaluationOptions(Settings):
     )
     device: str | None = setting(None, "cpu, cuda, cuda:1; default: cuda where there is one")
     progress: bool = setting(True, "show progress")
-    out: Path | None = setting(None, f"folder for {EVALUATION}; default: that of the set")
+    out: Path | None = setting(
+        None,
+        f"folder for {EVALUATION} and the {NETWORKS} trained, from which a stopped call goes on; "
+        "default: that of the set",
+    )
 
 
 @dataclass(frozen=True)
@@ -149,13 +155,15 @@ class DemoOptions(Settings):
     ExpertSettings,
     positional=("data",),
     job="experts",
+    parallel=True,
 )
 def experts_command(values: Values) -> None:
     """Train teachers on real data."""
     trained = train_experts(
         data_of(values), **part(values, ExpertOptions, RunOptions, ExpertSettings)
     )
-    print(f"{len(trained)} experts of {trained.epochs} epochs: {values['out']}")
+    if Ranks.current().first:
+        print(f"{len(trained)} experts of {trained.epochs} epochs: {values['out']}")
 
 
 @command(
@@ -167,6 +175,7 @@ def experts_command(values: Values) -> None:
     positional=("data",),
     job="distill",
     methods=METHODS,
+    parallel=True,
 )
 def distill_command(values: Values) -> None:
     """Distil data into a few samples per class."""
@@ -174,8 +183,9 @@ def distill_command(values: Values) -> None:
     options = part(values, DistillOptions, RunOptions)
     options |= {name: value for name, value in values.items() if name in settings}
     made = distill(data_of(values), **options)
-    print(made)
-    print(f"set: {values['out'] / SET}")
+    if Ranks.current().first:
+        print(made)
+        print(f"set: {values['out'] / SET}")
 
 
 @command(
@@ -188,8 +198,12 @@ def evaluate_command(values: Values) -> None:
     del options["preset"]  # its settings are among the others by now
     if options["baselines"] == ["none"]:
         options["baselines"] = ()
-    evaluation = evaluate(DistilledSet.load(path), data_of(values), **options)
-    target = (path.parent if out is None else out) / EVALUATION
+    folder = path.parent if out is None else out
+    check_writable("out", folder)
+    evaluation = evaluate(
+        DistilledSet.load(path), data_of(values), keep=folder / NETWORKS, **options
+    )
+    target = folder / EVALUATION
     write_json(target, evaluation.to_dict())
     print(evaluation.table())
     print(f"evaluation: {target}")

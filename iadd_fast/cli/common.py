@@ -15,6 +15,7 @@ from iadd_fast.settings import Settings, setting
 SET = "distilled.safetensors"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
+NETWORKS = "networks"
 
 app = typer.Typer(
     name="iadd-fast",
@@ -52,6 +53,9 @@ class DataOptions(Settings):
     )
     image_size: int | None = setting(None, "side to which images of a folder are resized")
     data_seed: int = setting(of(load_data, "seed"), "fixes what is held out")
+    cache: str | None = setting(
+        None, "folder to write the normalised images to once and map them from: larger than memory"
+    )
 
 
 @dataclass(frozen=True)

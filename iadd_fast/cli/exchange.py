@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 
-from iadd_fast.artifacts import DistilledSet
+from iadd_fast.artifacts import DistilledSet, convert_mtt_buffers
+from iadd_fast.artifacts.mtt import is_buffer
 from iadd_fast.cli.common import SET, DataOptions, app, data_of, of, part
+from iadd_fast.data import Data
 from iadd_fast.data.transform import Standardise
+from iadd_fast.experts import resolve_student
 from iadd_fast.options import Values, command
 from iadd_fast.settings import Settings, setting
 
@@ -26,9 +29,11 @@ class ImportOptions(Settings):
     """Of ``import-mtt`` alone."""
 
     set: Path = setting(
-        ..., "folder with images_best.pt, one of its images_N.pt, or DC's or DSA's res_*.pt"
+        ...,
+        "folder with images_best.pt, one of its images_N.pt, or DC's or DSA's res_*.pt; for "
+        "experts a replay_buffer_N.pt or the folder of such",
     )
-    out: Path = setting(..., f"the {SET} to write")
+    out: Path = setting(..., f"the {SET} to write; the folder, for experts")
     student: str | None = setting(
         None, "network it is for, such as convnet:width=32; default: the ConvNet of width 128"
     )
@@ -63,9 +68,12 @@ class ExportOptions(Settings):
 
 @command(app, "import-mtt", ImportOptions, DataOptions, positional=("set", "data"))
 def import_command(values: Values) -> None:
-    """Make a set out of the files of MTT, DATM, DC and their kin."""
+    """Make a set, or a folder of experts, out of the files of MTT, DATM, DC and their kin."""
     options = part(values, ImportOptions)
     path, out = options.pop("set"), options.pop("out")
+    if is_buffer(path):
+        _import_experts(path, out, options, data_of(values))
+        return
     mean, std = options.pop("mean"), options.pop("std")
     if (mean is None) != (std is None):
         raise ValueError("mean and std: got one of them; take both, or none for the data's own")
@@ -75,6 +83,16 @@ def import_command(values: Values) -> None:
     made.save(out)
     print(made)
     print(f"set: {out}")
+
+
+def _import_experts(path: Path, out: Path, options: Values, data: Data) -> None:
+    student = resolve_student(options.pop("student"), data)
+    defaults = {entry.name: entry.default for entry in fields(ImportOptions)}
+    for name, value in options.items():
+        if value != defaults[name]:
+            raise ValueError(f"{name}: got {value!r}, but {path} holds experts; takes none")
+    print(convert_mtt_buffers(path, out, student, data))
+    print(f"experts: {out}")
 
 
 @command(app, "export", ExportOptions, positional=("set",))

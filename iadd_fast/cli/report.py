@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from iadd_fast.artifacts import DistilledSet
-from iadd_fast.artifacts.files import read_json
+from iadd_fast.artifacts.files import check_writable, read_json
 from iadd_fast.audit.names import names_of
-from iadd_fast.cli.common import EVALUATION, METRICS, SET, DataOptions, app, data_of, of
+from iadd_fast.cli.common import EVALUATION, METRICS, NETWORKS, SET, DataOptions, app, data_of, of
 from iadd_fast.data import Data
 from iadd_fast.evaluation import evaluate
 from iadd_fast.options import Values, command
@@ -95,6 +95,7 @@ def report_command(values: Values) -> None:
     else:
         if values["evaluation"] is not None:
             raise ValueError("evaluation: got a file and --data; the report measures anew on data")
+        check_writable("out", out)
         data = data_of(values)
         others = [DistilledSet.load(other) for other in values["beside"] or ()]
         measured = audit(
@@ -104,7 +105,7 @@ def report_command(values: Values) -> None:
             beside=dict(zip(names_of(others), others, strict=True)),
             slices=_slices(values["slices"], data),
             metrics=metrics,
-            keep=out / "networks",
+            keep=out / NETWORKS,
             **{name: values[name] for name in MEASURED},
         )
         page = write_report(

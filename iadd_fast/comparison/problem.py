@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iadd_fast.arguments import MOST
 from iadd_fast.augment import Augmentation
 from iadd_fast.seeds import generator
 from iadd_fast.settings import Settings, setting
@@ -76,10 +77,12 @@ class CompareSettings(Settings):
     def __post_init__(self) -> None:
         self._whole(
             "channels", "image_size", "classes", "width", "depth", "images_per_class", "steps",
-            "batch_size", "repeats",
+            "batch_size", "repeats", most=MOST,
         )  # fmt: skip
         self._whole("seed", "memory_budget", least=0)
-        self._number("seconds")
+        self._number("seconds", above=0)
+        self._flag("soft_labels", "weights")
+        self._text("augment")
         self._choice("precision", PRECISIONS)
         Augmentation.parse(self.augment)
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from iadd_fast import arguments
 from iadd_fast.artifacts.files import load_tensors
 from iadd_fast.comparison.floor import floor, layers
 from iadd_fast.comparison.memory import available
@@ -22,6 +23,7 @@ from iadd_fast.comparison.problem import CONTENDERS, LIMITS, CompareSettings, Co
 from iadd_fast.comparison.processes import Process
 from iadd_fast.comparison.result import Comparison, ContenderRow, make_row, relative_errors
 from iadd_fast.devices import resolve_device
+from iadd_fast.machine import device_name
 from iadd_fast.versions import versions
 
 PAUSE = 0.02  # seconds in which the threads of the process before go to sleep
@@ -70,6 +72,7 @@ def compare(
         TypeError, ValueError: an unknown setting or contender, or a value out of range.
         ContenderFailed: a contender cannot run this problem, or its process ended.
     """
+    arguments.instance("progress", progress, bool, "True or False")
     options = CompareSettings.of(**settings)
     chosen = _chosen(contenders)
     student = options.student()
@@ -138,34 +141,23 @@ def machine(device: torch.device) -> dict[str, Any]:
     """Device, its name, and the threads and cores here."""
     return {
         "device": device.type,
-        "device_name": _device_name(device),
+        "device_name": device_name(device),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "system": platform.system(),
     }
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
 def _chosen(names: Sequence[str] | None) -> dict[str, Contender]:
     if names is None:
         return dict(CONTENDERS)
-    if isinstance(names, str) or not names or len(set(names)) != len(names):
+    arguments.instance("contenders", names, list | tuple, f"a list out of {', '.join(CONTENDERS)}")
+    for name in names:
+        arguments.choice("contenders", name, CONTENDERS)
+    if not names or len(set(names)) != len(names):
         raise ValueError(
             f"contenders: got {names!r}; takes different ones out of {', '.join(CONTENDERS)}"
         )
-    for name in names:
-        if name not in CONTENDERS:
-            raise ValueError(f"contenders: got {name!r}; takes any of {', '.join(CONTENDERS)}")
     return {name: CONTENDERS[name] for name in names}
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from iadd_fast import arguments
 from iadd_fast.fused.network import why_not
 from iadd_fast.planning.job import Job
 from iadd_fast.planning.measurements import Measurements
@@ -33,9 +33,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            good = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (good and math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}: got {value!r}; takes a number above 0")
+            if value is not None:
+                object.__setattr__(self, name, arguments.number(name, value, above=0))
 
     @property
     def empty(self) -> bool:

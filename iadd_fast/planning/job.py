@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
+from iadd_fast import arguments
 from iadd_fast.augment import Augmentation
 from iadd_fast.data import Data, load_data
 from iadd_fast.data.transform import NORMALISATIONS
@@ -51,29 +52,24 @@ class DataShape:
     normalise: str = default_of(load_data, "normalise")
 
     def __post_init__(self) -> None:
-        for name, least in (("classes", 2), ("samples", 2)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}: got {value!r}; takes a whole number of at least {least}")
+        for name in ("classes", "samples"):
+            kept = arguments.whole(name, getattr(self, name), 2)
+            object.__setattr__(self, name, kept)
         if self.samples < self.classes:
             raise ValueError(
                 f"samples: got {self.samples} for {self.classes} classes; takes at least one each"
             )
-        good = len(self.shape) in (2, 3)
-        if not good or not all(isinstance(side, int) and side > 0 for side in self.shape):
+        if not isinstance(self.shape, tuple | list) or len(self.shape) not in (2, 3):
             raise ValueError(
-                f"shape: got {self.shape!r}; takes channels, height and width, or channels and "
-                "length, such as (3, 32, 32)"
+                f"shape: got {arguments.shown(self.shape)}; takes channels, height and width, or "
+                "channels and length, such as (3, 32, 32)"
             )
+        sides = tuple(arguments.whole("shape", side, most=arguments.MOST) for side in self.shape)
+        object.__setattr__(self, "shape", sides)
         for name in ("validation_fraction", "test_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name}: got {getattr(self, name)!r}; takes a number from 0 to below 1"
-                )
-        if self.normalise not in NORMALISATIONS:
-            raise ValueError(
-                f"normalise: got {self.normalise!r}; takes one of {', '.join(NORMALISATIONS)}"
-            )
+            kept = arguments.number(name, getattr(self, name), least=0, below=1)
+            object.__setattr__(self, name, kept)
+        arguments.choice("normalise", self.normalise, NORMALISATIONS)
 
     @classmethod
     def parse(cls, samples: int, shape: str, classes: int, **fractions: Any) -> Self:
@@ -82,9 +78,11 @@ class DataShape:
         Raises:
             ValueError: it is no such text, or as on construction.
         """
-        sides = shape.lower().split("x")
-        if not all(side.isdecimal() for side in sides):
-            raise ValueError(f"shape: got {shape!r}; takes one such as 3x32x32 or 1x96")
+        sides = arguments.text("shape", shape, "one such as 3x32x32 or 1x96").lower().split("x")
+        if not all(side.isdecimal() and len(side) < 10 for side in sides):
+            raise ValueError(
+                f"shape: got {arguments.shown(shape)}; takes one such as 3x32x32 or 1x96"
+            )
         return cls(samples, tuple(int(side) for side in sides), classes, **fractions)
 
 
@@ -170,6 +168,12 @@ class EvaluationSettings(Settings):
     def __post_init__(self) -> None:
         self._whole("networks", "epochs", "batch_size", "full_epochs")
         self._choice("precision", ("float32", "tf32"))
+        self._flag("full")
+        self._text("augment")
+        for name in ("architectures", "baselines"):
+            given = arguments.instance(name, getattr(self, name), tuple | list, "a list of names")
+            for entry in given:
+                arguments.text(name, entry, "names")
         names = () if tuple(self.baselines) == ("none",) else tuple(self.baselines)
         object.__setattr__(self, "baselines", baseline_names(names))
         object.__setattr__(self, "architectures", tuple(self.architectures))
@@ -284,10 +288,7 @@ def make_job(
     if images_per_class is None:
         images_per_class = 1 if chosen is None else chosen.images_per_class
     size = Size.of(data)
-    if not isinstance(images_per_class, int) or images_per_class < 1:
-        raise ValueError(
-            f"images_per_class: got {images_per_class!r}; takes a whole number of at least 1"
-        )
+    images_per_class = arguments.whole("images_per_class", images_per_class)
     if images_per_class > size.smallest_class:
         raise ValueError(
             f"images_per_class: got {images_per_class}; a class has {size.smallest_class} training "

@@ -14,11 +14,12 @@ from iadd_fast.planning.measurements import Measurements
 from iadd_fast.planning.work import Training, Work, count_work
 
 FLOAT = 4
+CHECKSUM = 68  # bytes of one in a header, in quotes and a comma
 LABEL = 8
 
 #: Bytes while a data set of 8-bit pixels is read, for each byte of its float32 samples: the pixels
-#: as read, without the test part, once more in the order of the parts, and as float32.
-READING = 1.75
+#: as read, and as float32.
+READING = 1.25
 #: Numbers that a transform is fitted to at once, in float64; the next of them come beside them.
 FITTED = 2**23
 #: Matrices of float64 [D, D] while ZCA is fitted to samples of D numbers.
@@ -168,7 +169,8 @@ class _Predictor:
         vectors = 2 * job.experts.count * theta
         host = _parts(job.size) + (side + TRAJECTORY_COPIES - 1) * trajectory
         held = self._held([work.experts], None if work.expert_tests == 0 else [None])
-        header = outer["expert"] - 2 * theta
+        # That of the probe, of two snapshots, and a checksum in it for each further one.
+        header = outer["expert"] - 2 * theta + CHECKSUM * (job.experts.epochs - 1)
         tests = ACCURACY * (job.experts.epochs + 1)
         file = trajectory + header + tests
         return Stage(
@@ -202,7 +204,11 @@ class _Predictor:
             OUTER,
             seconds,
             *self._memory(held, kept, _parts(job.size), kept),
-            disk=outer["set"] + _transform(job.size) + outer["checkpoint"] + math.ceil(log),
+            # The last checkpoint and the one before it.
+            disk=outer["set"]
+            + _transform(job.size)
+            + outer["checkpoint"] * min(2, work.checkpoints)
+            + math.ceil(log),
             writing=max(outer["checkpoint"], outer["set"] + _transform(job.size)),
             steps={
                 "outer steps": work.outer_steps,

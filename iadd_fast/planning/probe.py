@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
+from iadd_fast.artifacts.checkpoint import CHECKPOINT
 from iadd_fast.augment import Augmentation
 from iadd_fast.baselines import select
 from iadd_fast.comparison.memory import MB, PeakMemory
-from iadd_fast.distillation_run import CHECKPOINT
 from iadd_fast.fused import choices
 from iadd_fast.fused.network import FusedNetwork, why_not
 from iadd_fast.importance import Setting, fisher_information

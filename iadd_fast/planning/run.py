@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from iadd_fast import arguments
 from iadd_fast.comparison.processes import Process
 from iadd_fast.comparison.run import machine
 from iadd_fast.data import Data
@@ -90,13 +91,16 @@ def plan(
             work.
         ContenderFailed: the settings do not run here, for example for want of memory.
     """
+    arguments.instance("data", data, Data | DataShape, "data from load_data, or a DataShape")
+    arguments.instance("progress", progress, bool, "True or False")
+    for name, given in (("experts", experts), ("distill", distill), ("evaluate", evaluate)):
+        arguments.instance(name, given or {}, Mapping, "settings by name")
     job = make_job(
         data, student, images_per_class, importance, experts or {}, distill or {},
         evaluate or {}, preset,
     )  # fmt: skip
     budget = Budget(minutes, memory, disk)
-    if not probe_seconds > 0:
-        raise ValueError(f"probe_seconds: got {probe_seconds!r}; takes a number above 0")
+    probe_seconds = arguments.number("probe_seconds", probe_seconds, above=0)
     where = _device(device)
     like = torch.empty(0, device=where)
     for precision in (job.experts.precision, job.evaluation.precision):

@@ -118,7 +118,7 @@ def count_work(job: Job) -> Work:
         experts=experts,
         expert_tests=taught.count * (taught.epochs + 1) if tested else 0,
         outer_steps=wanted.iterations,
-        inner_steps=wanted.iterations * wanted.trajectories * wanted.steps,
+        inner_steps=wanted.iterations * (wanted.trajectories or 1) * wanted.steps,
         validation_count=validations,
         validations=validation if tested else None,
         validation_tests=validations * wanted.validation_networks if tested else 0,
@@ -162,7 +162,7 @@ def _segments(job: Job) -> int:
     """Different (expert, start epoch) pairs that the draws of a run are expected to meet."""
     wanted = job.distill
     pairs = job.experts.count * (wanted.max_start_epoch - wanted.min_start_epoch + 1)
-    draws = wanted.iterations * wanted.trajectories
+    draws = wanted.iterations * (wanted.trajectories or 1)
     return math.ceil(pairs * (1.0 - (1.0 - 1.0 / pairs) ** draws))
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from iadd_fast import arguments
 from iadd_fast.artifacts import Experts, ExpertStore
+from iadd_fast.artifacts.files import check_writable
+from iadd_fast.artifacts.folder_lock import exclusive
 from iadd_fast.data import Data
 from iadd_fast.devices import resolve_device
 from iadd_fast.experts import resolve_augment, resolve_student, teachers
@@ -23,7 +25,7 @@ from iadd_fast.tuning.importances import importances
 from iadd_fast.tuning.result import Tried, Tuning, ranked
 from iadd_fast.tuning.search import Search
 from iadd_fast.tuning.space import Space, make_space
-from iadd_fast.tuning.storage import exclusive, import_optuna, open_study, quiet
+from iadd_fast.tuning.storage import import_optuna, open_study, quiet
 from iadd_fast.tuning.trial import AVERAGED, Trials, mean_of_last, tried
 from iadd_fast.versions import versions
 
@@ -89,10 +91,13 @@ def tune(
 
     Raises:
         TypeError, ValueError: as ``distill``; Optuna is missing; no validation part; ``out`` holds
-            a search of other settings, or another process searches there.
+            a search of other settings, or another run holds it.
         KeyboardInterrupt: Ctrl-C, after the iteration that is running; the same call goes on there.
     """
     optuna = import_optuna()
+    arguments.instance("data", data, Data, "data from load_data")
+    arguments.instance("progress", progress, bool, "True or False")
+    folder = arguments.path("out", out)
     limit = _seconds(minutes, trials)
     chosen = find_preset(preset)
     if chosen is not None:
@@ -109,11 +114,11 @@ def tune(
         )
     if images_per_class is None:
         images_per_class = 1 if chosen is None else chosen.images_per_class
+    images_per_class = arguments.whole("images_per_class", images_per_class)
     check_images_per_class(data, images_per_class)
     if importance is not None:
-        parse_importance(importance)
+        parse_importance(arguments.text("importance", importance))
     where = resolve_device(device)
-    folder = Path(out)
     network, given = _given_experts(data, experts, student, where, chosen)
     space = make_space(
         settings,
@@ -128,7 +133,8 @@ def tune(
     every = space.fixed["validate_every"] or max(1, iterations // 10)
     early = min(AVERAGED * every, iterations)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=early)
-    with quiet(optuna), exclusive(folder):
+    with quiet(optuna), exclusive(folder, "tune"):
+        check_writable("out", folder)
         study = open_study(folder, asked, space.first, pruner)
         began = time.monotonic()
         if given is None:
@@ -180,13 +186,11 @@ def tune(
 
 def _seconds(minutes: float | None, trials: int | None) -> float | None:
     """The time limit of this call; None for none."""
-    if trials is not None and (not isinstance(trials, int) or trials < 1):
-        raise ValueError(f"trials: got {trials!r}; takes a whole number of at least 1")
+    if trials is not None:
+        arguments.whole("trials", trials)
     if minutes is None:
         return MINUTES * 60 if trials is None else None
-    if not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
-        raise ValueError(f"minutes: got {minutes!r}; takes a number above 0")
-    return float(minutes) * 60
+    return arguments.number("minutes", minutes, above=0) * 60
 
 
 def _given_experts(

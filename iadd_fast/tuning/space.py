@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from iadd_fast import arguments
 from iadd_fast.importance import Adaptive
 from iadd_fast.settings import DistillSettings
 
@@ -137,7 +138,10 @@ def make_space(
             after ``last_epoch``; nothing left to search.
     """
     values = {**DEFAULTS, **(preset or {}), **given}
-    begin = max(values.get("min_start_epoch") or 0, values.get("first_max_start_epoch") or 0)
+    begin = 0
+    for name in ("min_start_epoch", "first_max_start_epoch"):
+        if values.get(name) is not None:
+            begin = max(begin, arguments.whole(name, values[name], 0, arguments.MOST))
     if "max_start_epoch" not in given:
         default = values.get("max_start_epoch", DistillSettings.max_start_epoch)
         values["max_start_epoch"] = max(default, begin)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iadd_fast.artifacts.files import to_json
+from iadd_fast.reading import regular_file
 from iadd_fast.seeds import derive
 from iadd_fast.tuning.space import Range, Space
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     import optuna
 
 JOURNAL = "trials.journal"
-LOCK = ".lock"
+#: Bytes of a journal; a trial takes some thousand.
+LARGEST_JOURNAL = 2**30
 NAME = "tune"
 SETTINGS = "settings"
 INSTALL = "pip install 'iadd_fast[tune]'"
@@ -35,29 +37,6 @@ def import_optuna() -> Any:
     except ImportError:
         raise ValueError(f"tune: needs Optuna 4 or later: {INSTALL}") from None
     return optuna
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Make ``folder`` and keep other searches out of it; the lock ends with the process.
-
-    Raises:
-        ValueError: another process searches there.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder}: is a file; takes a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"out: another search is running in {folder}") from None
-        yield
 
 
 @contextmanager
@@ -91,7 +70,7 @@ def open_study(
     """The search in ``folder``, begun with a trial of ``first`` or gone on with.
 
     A trial that a killed process has left running waits to be gone on with. Needs
-    :func:`exclusive`.
+    :func:`~iadd_fast.artifacts.folder_lock.exclusive`.
 
     Raises:
         ValueError: ``folder`` holds a search of other settings (the message names them with both
@@ -104,8 +83,10 @@ def open_study(
         storage = optuna.storages.JournalStorage(
             optuna.storages.journal.JournalFileBackend(str(path))
         )
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"out: {path} is damaged ({error}); takes another folder") from None
+    except Exception as error:  # Optuna replays whatever the lines say
+        raise ValueError(
+            f"out: {path} is damaged ({type(error).__name__}: {error}); takes another folder"
+        ) from None
     if NAME in optuna.get_all_study_names(storage):
         study = optuna.load_study(storage=storage, study_name=NAME, pruner=pruner)
     else:
@@ -184,6 +165,12 @@ def _mend(journal: Path) -> None:
     (journal.parent / f"{JOURNAL}.lock").unlink(missing_ok=True)
     if not journal.exists():
         return
+    # Through a link another file would be cut off.
+    if journal.is_symlink() or regular_file(journal).stat().st_size > LARGEST_JOURNAL:
+        raise ValueError(
+            f"out: {journal} is a link or has more than {LARGEST_JOURNAL:,} bytes; takes another "
+            "folder"
+        )
     content = journal.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole < len(content):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from iadd_fast.artifacts import Experts
-from iadd_fast.artifacts.files import load_tensors
+from iadd_fast.artifacts.checkpoint import load_checkpoint, remove_checkpoints
 from iadd_fast.data import Data
 from iadd_fast.distillation import distill
-from iadd_fast.distillation_run import CHECKPOINT, DistillationDiverged
+from iadd_fast.distillation_run import DistillationDiverged
 from iadd_fast.students import Student
 from iadd_fast.tuning.result import Tried
 from iadd_fast.tuning.space import Space
@@ -123,14 +123,13 @@ class Trials:
             study.tell(trial, mean_of_last(seen)[0])
         else:
             study.tell(trial, state=import_optuna().trial.TrialState.PRUNED)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        remove_checkpoints(folder)
 
 
 def _iteration(folder: Path) -> int:
     """At which iteration the run in ``folder`` goes on."""
-    if not (folder / CHECKPOINT).exists():
-        return 0
-    return int(load_tensors(folder / CHECKPOINT)[1]["iteration"])
+    found = load_checkpoint(folder)
+    return 0 if found is None else int(found[1]["iteration"])
 
 
 def trial_folder(folder: Path, number: int) -> Path:

@@ -22,11 +22,11 @@ from typer.testing import CliRunner
 from iadd_fast import cli, tune
 from iadd_fast.artifacts import DistilledSet, Experts
 from iadd_fast.data import Data, load_data
+from iadd_fast.artifacts.folder_lock import exclusive
 from iadd_fast.distillation_run import Distillation
 from iadd_fast.experts import train_experts
 from iadd_fast.settings import DistillSettings
 from iadd_fast.tuning import Tuning, trial
-from iadd_fast.tuning.storage import exclusive
 
 STUDENT = "mlp:width=8,depth=2"
 ITERATIONS = 6
@@ -260,7 +260,10 @@ def test_another_search_in_the_folder(data: Data, experts: Experts, search: Tuni
     held = data.validation.subset(range(20))
     with pytest.raises(ValueError, match="another validation"):
         quick(dataclasses.replace(data, validation=held), experts, search.folder)
-    with exclusive(search.folder), pytest.raises(ValueError, match="another search is running"):
+    with (
+        exclusive(search.folder, "tune"),
+        pytest.raises(ValueError, match=r"in use by tune \(process \d+ on "),
+    ):
         quick(data, experts, search.folder)
     assert (search.folder / "trials.journal").read_bytes() == before
 

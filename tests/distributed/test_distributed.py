@@ -1,0 +1,164 @@
+"""Jobs of several processes (Gloo on this machine's processor) against one process alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import iadd_fast
+from iadd_fast.artifacts.files import load_tensors
+from tests.distributed.worker import EXPERTS, RUNS, STUDENT, distil, small_data
+
+ROOT = Path(__file__).parents[2]
+
+
+def torchrun(
+    processes: int, *arguments: str, restarts: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """A job of so many processes, which torchrun starts."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=240, env=environment
+    )
+
+
+def job(processes: int, name: str, folder: Path, restarts: int = 0) -> Any:
+    worker = str(ROOT / "tests" / "distributed" / "worker.py")
+    return torchrun(processes, worker, name, str(folder), restarts=restarts)
+
+
+@pytest.fixture(scope="module")
+def data() -> iadd_fast.Data:
+    return small_data()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, data: iadd_fast.Data) -> Path:
+    """What one process makes, with as many trajectories a step."""
+    folder = tmp_path_factory.mktemp("alone")
+    iadd_fast.train_experts(data, STUDENT, folder / "experts", progress=False, **EXPERTS)
+    for name in RUNS:
+        distil(data, folder, name)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def together(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    """The same by 2 and by 4 processes: (how many, their folder)."""
+    folder = tmp_path_factory.mktemp(f"together{request.param}")
+    done = job(request.param, "everything", folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return request.param, folder
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_close(folder: Path, other: Path) -> None:
+    """Two runs are one run up to float32's rounding; every tensor, loss and accuracy."""
+    tensors, metadata = load_tensors(folder / "distilled.safetensors")
+    wanted, told = load_tensors(other / "distilled.safetensors")
+    assert tensors.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(tensors[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    assert metadata["lr"] == pytest.approx(told["lr"], rel=1e-5)
+    assert metadata["summary"]["iteration"] == told["summary"]["iteration"]
+    for row, one in zip(rows(folder), rows(other), strict=True):
+        assert row["iteration"] == one["iteration"]
+        assert row["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def test_experts_are_the_same_bits_whoever_trains_them(
+    alone: Path, together: tuple[int, Path]
+) -> None:
+    """Breaks when an expert depends on its process, is left out, or claims stay in the folder."""
+    names = sorted(path.name for path in (alone / "experts").iterdir())
+    assert sorted(path.name for path in (together[1] / "experts").iterdir()) == names
+    for path in (alone / "experts").glob("expert_*"):
+        assert (together[1] / "experts" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_processes_together_make_what_one_makes(
+    alone: Path, together: tuple[int, Path], name: str
+) -> None:
+    """Breaks when a segment or class counts twice or not at all, when a mean is one of means, when
+    a policy begins from another segment, or a validation network is another one."""
+    assert_close(together[1] / name, alone / name)
+
+
+def test_one_that_is_asked_to_stop_stops_all(together: tuple[int, Path]) -> None:
+    """Breaks when Ctrl-C on one process leaves the others waiting, or they stop at different
+    iterations and the checkpoint is of one of them alone."""
+    processes, folder = together
+    stops = [json.loads((folder / f"stopped{rank}.json").read_text()) for rank in range(processes)]
+    assert stops == [4] * processes
+    _, metadata = load_tensors(folder / "stopped" / "checkpoint.safetensors")
+    assert metadata["iteration"] == 4
+
+
+def test_processes_that_drift_apart_are_told(together: tuple[int, Path]) -> None:
+    """Breaks when different states are averaged on as if they were one."""
+    for rank in range(together[0]):
+        assert "hold different numbers" in (together[1] / f"drift{rank}.txt").read_text()
+
+
+def test_another_number_of_processes_goes_on(
+    alone: Path, together: tuple[int, Path], data: iadd_fast.Data, tmp_path: Path
+) -> None:
+    """Breaks when a checkpoint holds what depends on the number of processes."""
+    shutil.copytree(together[1] / "experts", tmp_path / "experts")
+    shutil.copytree(together[1] / "stopped", tmp_path / "adaptive")
+    distil(data, tmp_path, "adaptive", trajectories=None)  # as the run was begun
+    assert_close(tmp_path / "adaptive", alone / "adaptive")
+
+
+def test_a_dead_process_ends_the_job_and_a_restart_finishes_it(
+    alone: Path, data: iadd_fast.Data, tmp_path: Path
+) -> None:
+    """Breaks when the others wait for ever, when the checkpoint is lost, or when a dead process's
+    lock keeps the next ones out."""
+    for name in ("ends", "restarts"):
+        shutil.copytree(alone / "experts", tmp_path / name / "experts")
+    done = job(2, "dying", tmp_path / "ends")
+    assert done.returncode != 0
+    _, metadata = load_tensors(tmp_path / "ends" / "adaptive" / "checkpoint.safetensors")
+    assert metadata["iteration"] == 2
+    assert not (tmp_path / "ends" / "adaptive" / "distilled.safetensors").exists()
+
+    done = job(2, "dying", tmp_path / "restarts", restarts=1)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert_close(tmp_path / "restarts" / "adaptive", alone / "adaptive")
+    # What was left lying goes on with one process too.
+    with pytest.warns(UserWarning, match="goes on after distill"):
+        distil(data, tmp_path / "ends", "adaptive")
+    assert_close(tmp_path / "ends" / "adaptive", alone / "adaptive")
+
+
+def test_too_few_trajectories_and_other_commands_are_refused(
+    data: iadd_fast.Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks when a process without a segment waits for one, or each process evaluates alone."""
+    from typer.testing import CliRunner
+
+    from iadd_fast.cli import app
+    from iadd_fast.distributed import Ranks
+
+    monkeypatch.setattr(Ranks, "current", classmethod(lambda cls: cls(0, 3)))
+    with pytest.raises(ValueError, match="trajectories: 2 per outer step for 3 processes"):
+        iadd_fast.distill(data, progress=False, trajectories=2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    found = CliRunner().invoke(app, ["plan", "digits"])
+    assert found.exit_code == 2 and "plan: runs in one process" in found.output

@@ -1,0 +1,197 @@
+"""Checkpoints that are torn, on full disks, and in folders nobody can write to."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import iadd_fast
+from iadd_fast.artifacts.checkpoint import (
+    CHECKPOINT,
+    DAMAGED,
+    PREVIOUS,
+    load_checkpoint,
+    save_checkpoint,
+)
+
+RUN: dict[str, Any] = {
+    "iterations": 8, "steps": 3, "expert_epochs": 1, "max_start_epoch": 0,
+    "checkpoint_every": 2, "validate_every": 4, "validation_networks": 1, "validation_epochs": 5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data() -> iadd_fast.Data:
+    return iadd_fast.load_data("digits")
+
+
+@pytest.fixture(scope="module")
+def experts(data: iadd_fast.Data) -> iadd_fast.Experts:
+    return iadd_fast.train_experts(
+        data, "convnet:width=4,depth=1", count=1, epochs=1, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(data: iadd_fast.Data, experts: iadd_fast.Experts) -> iadd_fast.DistilledSet:
+    return run(data, experts, None)
+
+
+def run(
+    data: iadd_fast.Data, experts: iadd_fast.Experts, out: Path | None, stop: int | None = None
+) -> iadd_fast.DistilledSet:
+    """A run to its end, or stopped as by Ctrl-C after so many iterations."""
+    done = 0
+
+    def should_stop() -> bool:
+        nonlocal done
+        done += 1
+        return done == stop
+
+    return iadd_fast.distill(
+        data, experts, student="convnet:width=4,depth=1", out=out, progress=False,
+        should_stop=should_stop, **RUN,
+    )  # fmt: skip
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", ["empty", "short", "first bit", "last bit", "gone"])
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before_it(
+    data: iadd_fast.Data,
+    experts: iadd_fast.Experts,
+    whole: iadd_fast.DistilledSet,
+    tmp_path: Path,
+    harm: str,
+) -> None:
+    """Breaks when no checkpoint is kept beside the last, when a flipped bit of a tensor goes
+    unnoticed, or when the damaged one becomes the previous at the next save."""
+    with pytest.raises(KeyboardInterrupt):
+        run(data, experts, tmp_path, stop=6)
+    last = tmp_path / CHECKPOINT
+    size = last.stat().st_size
+    if harm == "empty":
+        last.write_bytes(b"")
+    elif harm == "short":
+        os.truncate(last, size - 7)
+    elif harm == "gone":
+        last.unlink()
+    else:
+        flip(last, 60 if harm == "first bit" else size - 1)
+    if harm == "gone":
+        found = run(data, experts, tmp_path)
+    else:
+        with pytest.warns(UserWarning, match=rf"{CHECKPOINT}: is .*goes on from the checkpoint be"):
+            found = run(data, experts, tmp_path)
+        assert (tmp_path / DAMAGED).is_file()
+    assert torch.equal(found.images, whole.images) and found.lr == whole.lr
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == RUN["iterations"]
+
+
+def test_two_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
+    """Breaks when a run silently starts anew over hours of work that could be looked at."""
+    for value in (1.0, 2.0):
+        save_checkpoint(tmp_path, {"x": torch.full((3,), value)}, {})
+    for name in (CHECKPOINT, PREVIOUS):
+        flip(tmp_path / name, -1)
+    with pytest.raises(ValueError, match=rf"no checkpoint .*{CHECKPOINT}.*{PREVIOUS}.*remove them"):
+        load_checkpoint(tmp_path)
+
+
+def test_the_previous_one_is_the_one_before(tmp_path: Path) -> None:
+    """Breaks when the two are mixed up, or a leftover of a killed write stays."""
+    for value in (1.0, 2.0, 3.0):
+        save_checkpoint(tmp_path, {"x": torch.full((3,), value)}, {"value": value})
+    (tmp_path / ".checkpoint.0123456789ab.safetensors").write_bytes(b"torn")
+    (tmp_path / CHECKPOINT).unlink()
+    found = load_checkpoint(tmp_path)
+    assert found is not None and found[0]["x"].tolist() == [2.0] * 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PREVIOUS]
+
+
+def test_a_disk_that_fills_up_costs_nothing_that_was_saved(
+    data: iadd_fast.Data,
+    experts: iadd_fast.Experts,
+    whole: iadd_fast.DistilledSet,
+    tmp_path: Path,
+) -> None:
+    """Breaks when a write that fails half-way takes the last checkpoint with it, or leaves files.
+
+    A process may write files of so many bytes only: the system refuses the rest as a full disk
+    does, in the middle of a write.
+    """
+    with pytest.raises(KeyboardInterrupt):
+        run(data, experts, tmp_path, stop=3)
+    number = os.fork()
+    if number == 0:
+        status = 3
+        try:
+            warnings.simplefilter("ignore")
+            limit = (tmp_path / CHECKPOINT).stat().st_size - 100
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            run(data, experts, tmp_path)
+        except OSError as error:
+            status = 0 if CHECKPOINT in str(error) and "cannot be written" in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 0
+    hidden = [path.name for path in tmp_path.rglob(".*") if path.is_file()]
+    assert hidden == [".lock"]
+    found = run(data, experts, tmp_path)
+    assert torch.equal(found.images, whole.images)
+
+
+def test_too_little_room_is_found_before_the_work(
+    data: iadd_fast.Data,
+    experts: iadd_fast.Experts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Breaks when hours are spent before a disk is found to be full, or folders are left."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=2000))
+    monkeypatch.setattr("iadd_fast.experts.train_many", lambda *_, **__: pytest.fail("trained"))
+    told = r"out: .* has 0 MiB free; what goes there takes"
+    with pytest.raises(ValueError, match=told):
+        run(data, experts, tmp_path / "a")
+    with pytest.raises(ValueError, match=told):
+        iadd_fast.train_experts(data, "mlp", tmp_path / "b", progress=False)
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(
+    data: iadd_fast.Data,
+    experts: iadd_fast.Experts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Breaks when the first write comes at the first checkpoint. (The system's own answer is put
+    in: permissions do not bind every user.)"""
+
+    before = Path.open
+
+    def opened(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.name == ".probe":
+            raise PermissionError(13, "Permission denied", str(self))
+        return before(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr("iadd_fast.experts.train_many", lambda *_, **__: pytest.fail("trained"))
+    told = r"out: .* cannot be written to \(Permission denied\)"
+    with pytest.raises(PermissionError, match=told):
+        run(data, experts, tmp_path / "a")
+    with pytest.raises(PermissionError, match=told):
+        iadd_fast.train_experts(data, "mlp", tmp_path / "b", progress=False)
+    with pytest.raises(PermissionError, match=told):
+        iadd_fast.tune(data, tmp_path / "c", trials=1, progress=False)
