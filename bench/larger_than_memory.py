@@ -130,6 +130,7 @@ def work(given: argparse.Namespace) -> dict[str, Any]:
         return load_data(
             folder / "images.npy", folder / "labels.npy", cache=folder / "cache",
             validation_fraction=0.001,
+            test_fraction=0.01,
         )  # fmt: skip
 
     stages("load, writing the cache", load)

@@ -1,4 +1,4 @@
-"""A pytest plugin (``-p bench.sanitized``): the tests run on the library of ``bench/sanitize.sh``."""
+"""A pytest plugin (``-p bench.sanitized``): tests run on the library of ``bench/sanitize.sh``."""
 
 from __future__ import annotations
 

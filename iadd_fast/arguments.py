@@ -44,9 +44,10 @@ def whole(name: str, value: Any, least: int = 1, most: int = LARGEST) -> int:
     Raises:
         ValueError: it is none.
     """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+    is_whole = not isinstance(value, bool) and isinstance(value, numbers.Integral)
+    if not is_whole or int(value) < least:
         raise ValueError(f"{name}: got {shown(value)}; takes a whole number of at least {least}")
-    if value > most:
+    if int(value) > most:
         raise ValueError(f"{name}: got {shown(value)}; takes a whole number of at most {most:,}")
     return int(value)
 
@@ -73,7 +74,7 @@ def number(
     )
     given = [(word, bound, holds) for word, bound, holds in bounds if bound is not None]
     found = math.nan
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if not isinstance(value, bool) and isinstance(value, numbers.Real):
         try:
             found = float(value)
         except OverflowError:

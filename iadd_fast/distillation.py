@@ -201,5 +201,6 @@ def _check_no_teachers(experts: Experts | str | Path | None, importance: str | I
         raise ValueError("experts: method 'gradient' takes none; it matches gradients of real data")
     if not isinstance(importance, str) or importance != IMPORTANCE:
         raise ValueError(
-            f"importance: got {arguments.shown(importance)}; method 'gradient' has none, method 'trajectory' does"
+            f"importance: got {arguments.shown(importance)}; method 'gradient' has none, method "
+            "'trajectory' does"
         )

@@ -145,11 +145,23 @@ def joined() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         local = int(os.environ.get("LOCAL_RANK", "0"))
         torch.cuda.set_device(local % torch.cuda.device_count())
-    _together(lambda: dist.init_process_group(timeout=PATIENCE))
+    _together(_begin)
     try:
         yield Ranks.current()
     finally:
         dist.destroy_process_group()
+
+
+def _begin() -> None:
+    # torchrun keeps its store from one attempt to the next: without a prefix of its own, a process
+    # may read there where one of the last attempt listened.
+    from torch._C._distributed_c10d import PrefixStore  # not in every build of torch
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"iadd_fast/{attempt}", store)
+    dist.init_process_group(store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
 
 def _device() -> torch.device:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import typer
 
+from iadd_fast import arguments
 from iadd_fast.comparison import ContenderFailed
 from iadd_fast.distillation_run import DistillationDiverged
 from iadd_fast.distributed import RankLost, joined, started_by_torchrun
@@ -137,7 +138,10 @@ def read_config(path: Path, known: Mapping[str, Any]) -> Values:
         raise ValueError(f"config: {path} is not TOML: {error}") from None
     for name, value in values.items():
         if name not in known:
-            raise ValueError(f"config: {path} has a key {name!r}; takes {', '.join(sorted(known))}")
+            raise ValueError(
+                f"config: {path} has a key {arguments.shown(name)}; takes "
+                f"{', '.join(sorted(known))}"
+            )
         values[name] = _typed(f"config: {path}: {name}", value, known[name])
     return values
 
@@ -187,14 +191,14 @@ def _typed(where: str, value: Any, kind: Any) -> Any:
                 return value
         elif choice is float:
             if isinstance(value, int | float) and not isinstance(value, bool):
-                return float(value)
+                return arguments.number(where, value)
         elif choice is Path:
             if isinstance(value, str):
                 return Path(value)
         elif isinstance(value, choice) and (choice is bool or not isinstance(value, bool)):
             return value
     names = " or ".join(_kind_name(choice) for choice in choices)
-    raise ValueError(f"{where}: got {value!r}; takes {names}")
+    raise ValueError(f"{where}: got {arguments.shown(value)}; takes {names}")
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:

@@ -37,9 +37,10 @@ def regular_file(path: str | Path, within: Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: there is none, or a link to nothing. IsADirectoryError: it is a folder.
-        OSError: it cannot be reached (a link to itself, no permission).
-        ValueError: it is a pipe, a device or a socket, which may never end; a link that leaves
-            ``within``; or a file of more than a gigabyte with next to nothing on the disk.
+        OSError: it cannot be reached (no permission).
+        ValueError: it is a link to itself; a pipe, a device or a socket, which may never end; a
+            link that leaves ``within``; or a file of more than a gigabyte with next to nothing on
+            the disk.
     """
     path = arguments.path("path", path)
     try:

@@ -70,9 +70,10 @@ class DistilledSet:
     summary: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.lr, Tensor) and arguments.tensor("lr", self.lr).ndim == 0:
-            self.lr = self.lr.item()
-        self.lr = arguments.number("lr", self.lr, above=0)
+        rate: Any = self.lr
+        if isinstance(rate, Tensor) and arguments.tensor("lr", rate).ndim == 0:
+            rate = rate.item()
+        self.lr = arguments.number("lr", rate, above=0)
         self.seed = arguments.whole("seed", self.seed, -arguments.LARGEST)
         arguments.instance("class_names", self.class_names, tuple | list, "one text per class")
         self.class_names = tuple(self.class_names)

@@ -55,12 +55,8 @@ def parse_importance(text: str | Importance) -> Importance:
     for key, value in options.items():
         if key not in known:
             takes = ", ".join(known) or "no options"
-            raise ValueError(
-                f"importance: {name} got option {arguments.shown(key)}; takes {takes}"
-            )
+            raise ValueError(f"importance: {name} got option {arguments.shown(key)}; takes {takes}")
         if isinstance(value, str) != isinstance(known[key].default, str):
             kind = "text" if isinstance(known[key].default, str) else "a number"
-            raise ValueError(
-                f"importance: {name} {key} got {arguments.shown(value)}; takes {kind}"
-            )
+            raise ValueError(f"importance: {name} {key} got {arguments.shown(value)}; takes {kind}")
     return POLICIES[name](**options)

@@ -67,8 +67,8 @@ class DataShape:
         sides = tuple(arguments.whole("shape", side, most=arguments.MOST) for side in self.shape)
         object.__setattr__(self, "shape", sides)
         for name in ("validation_fraction", "test_fraction"):
-            kept = arguments.number(name, getattr(self, name), least=0, below=1)
-            object.__setattr__(self, name, kept)
+            share = arguments.number(name, getattr(self, name), least=0, below=1)
+            object.__setattr__(self, name, share)
         arguments.choice("normalise", self.normalise, NORMALISATIONS)
 
     @classmethod

@@ -20,6 +20,7 @@ class MLP(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         first = self.layers[0]
+        assert isinstance(first, nn.Linear)
         x = images.flatten(1) if images.ndim > 1 else images
         check_images(x, (first.in_features,), first.weight)
         for layer in self.layers[:-1]:

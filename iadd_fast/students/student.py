@@ -252,7 +252,7 @@ def check_images(images: Tensor, sample: tuple[int, ...], weight: Tensor) -> Non
 
 
 def check_size(factory: Callable[[], nn.Module], spec: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` where the module has more than ``LARGEST`` parameters; allocates none."""
+    """Raise ``ValueError`` where there are more than ``LARGEST`` parameters; allocates none."""
     try:
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in factory().parameters())

@@ -247,7 +247,7 @@ def _digest_of(experts: Experts) -> str:
 def _digest(*tensors: torch.Tensor) -> str:
     found = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.contiguous().numpy().tobytes())
+        found.update(tensor.contiguous().numpy().data)
     return found.hexdigest()[:16]
 
 

@@ -52,7 +52,8 @@ def test_a_stopped_conversion_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     """Breaks when what is there is written again, or refused."""
     write(tmp_path / "mtt")
     data = load_data("digits")
-    add, added = ExpertStore.add, []
+    add = ExpertStore.add
+    added: list[int] = []
 
     def stops(self: ExpertStore, index: int, *given: Any) -> None:
         if len(added) == 3:

@@ -139,7 +139,7 @@ def test_every_source_gives_the_same_data(tmp_path: Path, source: Any) -> None:
     given = source(tmp_path / "data")
     large = source in (as_digits, as_cifar)  # for ZCA in a test
     for normalise in ("standard", "none") if large else ("standard", "zca", "none"):
-        options = {"normalise": normalise, "seed": 3}
+        options: dict[str, Any] = {"normalise": normalise, "seed": 3}
         wanted = load_data(**given, **options)
         for _ in range(2):
             assert_same(load_data(**given, **options, cache=tmp_path / "cache"), wanted)

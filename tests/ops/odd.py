@@ -29,7 +29,7 @@ SPECIAL = (float("nan"), float("inf"), -float("inf"), 1e15, -1e15, 1e-40, 0.0, -
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """``torch.empty`` and its relatives give NaN (-1 for whole numbers): what is not written shows."""
+    """``torch.empty`` and its like give NaN (-1 for whole numbers): what is not written shows."""
 
     def poisoning(allocate: Any) -> Any:
         def allocate_poisoned(*arguments: Any, **keywords: Any) -> Any:
@@ -44,7 +44,7 @@ def poisoned() -> Iterator[None]:
         yield
 
 
-def normal(draw: st.DrawFn, *shape: int) -> Tensor:
+def normal(draw: Callable[[Any], Any], *shape: int) -> Tensor:
     """Standard normal numbers from a drawn seed, in float64."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     return torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -138,7 +138,7 @@ WRONG_NUMBERS = (
 
 
 def refused(call: Callable[[], Any], names: Sequence[str]) -> bool:
-    """Whether ``call`` raises, which has to be one short error that begins with an argument's name."""
+    """Whether ``call`` raises: one short error that begins with an argument's name."""
     try:
         call()
     except (ValueError, TypeError) as error:

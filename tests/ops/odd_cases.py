@@ -20,7 +20,7 @@ from tests.ops.odd import LAYOUTS, laid_out, normal
 
 @dataclass(frozen=True)
 class Call:
-    """``run(**tensors, **settings)`` with float64 tensors; those in ``differentiated`` are varied."""
+    """``run(**tensors, **settings)`` on float64 tensors; those in ``differentiated`` are varied."""
 
     operator: str
     run: Callable[..., Tensor]
@@ -29,7 +29,7 @@ class Call:
     settings: dict[str, Any] = field(default_factory=dict)
     differentiated: tuple[str, ...] = ()
     #: Whether the result is a smooth function near these arguments.
-    smooth: Callable[..., bool] = lambda **_: True  # noqa: E731
+    smooth: Callable[..., bool] = lambda **_: True
 
     def given(self, dtype: torch.dtype, layout: Callable[[], str]) -> dict[str, Tensor | None]:
         """The tensors in this dtype, each in a layout of its own."""

@@ -1,4 +1,4 @@
-"""The compiled bindings called directly, past Python's checks: an error, never memory that is not theirs.
+"""The compiled bindings called directly, past Python's checks: an error, never foreign memory.
 
 Every tensor lies inside a larger memory whose edges are looked at after the call; under
 ``bench/sanitize.sh`` every access is.
@@ -132,17 +132,19 @@ def test_a_wrong_tensor_is_refused(operator: str, data: st.DataObject) -> None:
     before = [tensor.clone() for tensor in tensors_of(arguments)]
     if kind == "another argument":
         # The last argument is written to: it may not be what is read as well.
-        chosen = [
+        alike = [
             t for t in tensors_of(arguments[:-1]) if t.shape == tensors_of(arguments)[-1].shape
         ]
-        assume(chosen and chosen[0].numel() and isinstance(arguments[-1], Tensor))
-        wrong = [*arguments[:-1], chosen[0]]
+        assume(alike and alike[0].numel() and isinstance(arguments[-1], Tensor))
+        wrong = [*arguments[:-1], alike[0]]
     else:
         changed = TENSORS[kind](chosen)
         assume(changed is not None)
+        assert changed is not None
+        swapped = changed
         # Nothing else tells how many classes there are.
         assume(kind not in ("shorter", "longer") or chosen is not arguments[0] or len(before) > 3)
-        wrong = each(arguments, lambda tensor: changed if tensor is chosen else tensor)
+        wrong = each(arguments, lambda tensor: swapped if tensor is chosen else tensor)
     with pytest.raises((ValueError, RuntimeError, TypeError)) as caught:
         getattr(torch.ops.iadd_fast_native, name)(*wrong)
     assert "Assert" not in str(caught.value)
@@ -155,7 +157,7 @@ def test_a_wrong_tensor_is_refused(operator: str, data: st.DataObject) -> None:
 @given(data=st.data())
 @settings(max_examples=3 * EXAMPLES, suppress_health_check=list(HealthCheck))
 def test_any_other_argument_stays_in_its_memory(operator: str, data: st.DataObject) -> None:
-    """Absurd numbers, flags turned, tensors left out, lists too short or long: an error or a result.
+    """Absurd numbers, flags turned, tensors left out, odd lists: an error or a result.
 
     Breaks on an index, an instruction set or a table looked up without a check.
     """

@@ -60,9 +60,9 @@ def as_function(run: Any, tensors: dict[str, Any], call: Call) -> Callable[..., 
 
 
 def widened(tensors: dict[str, Any]) -> dict[str, Any]:
-    """In float64 and contiguous: PyTorch's own derivatives do not take every stride."""
+    """In float64 and plainly in memory: PyTorch's own derivatives do not take every view."""
     return {
-        name: value.double().contiguous()
+        name: value.double().contiguous().resolve_neg()
         if value is not None and value.is_floating_point()
         else value
         for name, value in tensors.items()
@@ -70,7 +70,7 @@ def widened(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def assert_near(got: Tensor, want: Tensor, order: str, name: str) -> None:
-    """A hundred times the table, which is for well-conditioned inputs: a wrong answer is far off."""
+    """A hundred times the table, which is for kind inputs: wrong answers are far off."""
     assert got.shape == want.shape, f"{name}: got {tuple(got.shape)}, want {tuple(want.shape)}"
     if want.numel() == 0:
         return
@@ -86,8 +86,8 @@ def assert_near(got: Tensor, want: Tensor, order: str, name: str) -> None:
 def test_results_are_those_of_pytorch(operator: str, data: st.DataObject) -> None:
     """Any shape, stride, order of derivative and backend against autograd in float64.
 
-    Breaks on memory read as if it were dense, a place that is not written (it holds NaN), a lane past
-    an odd end, a derivative that is lost, or an input that is written to.
+    Breaks on memory read as if it were dense, a place not written (it holds NaN), a lane past an
+    odd end, a derivative that is lost, or an input that is written to.
     """
     call = data.draw(CALLS[operator])
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
@@ -128,7 +128,7 @@ def test_results_are_those_of_pytorch(operator: str, data: st.DataObject) -> Non
 def test_what_is_not_a_number_is_not_lost(operator: str, data: st.DataObject) -> None:
     """NaN, infinities, huge and denormal numbers: where PyTorch has no number, nor has a backend.
 
-    Breaks when a maximum, a comparison or a product with zero drops a NaN: a wrong answer in silence.
+    Breaks when a maximum, a comparison or a product with zero drops a NaN: a silent wrong answer.
     """
     call = data.draw(CALLS[operator])
     backend = data.draw(st.sampled_from(["cpp", "reference"]))
@@ -159,8 +159,8 @@ def test_what_is_not_a_number_is_not_lost(operator: str, data: st.DataObject) ->
 def test_wrong_arguments_are_named(operator: str, data: st.DataObject) -> None:
     """One argument of another kind, shape or dtype: one error that begins with an argument's name.
 
-    Breaks on an error from inside PyTorch or Python, and on an argument that is broadcast, converted
-    or ignored instead.
+    Breaks on an error from inside PyTorch or Python, and on an argument that is broadcast,
+    converted or ignored instead.
     """
     call = data.draw(CALLS[operator])
     arguments: dict[str, Any] = {**call.given(torch.float32, lambda: "dense"), **call.settings}

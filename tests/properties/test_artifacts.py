@@ -6,6 +6,7 @@ when a save that is refused leaves something behind, or when a value comes back 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +176,9 @@ def test_store_add(
     """Breaks when an expert is stored that cannot be read back."""
     store = ExpertStore.create(tmp_path_factory.mktemp("store"), **CREATE)
     fine = normal(2, small_student("mlp").num_parameters)
-    for arguments in ((index, fine, {}), (0, snapshots, {}), (1, fine, metrics)):
-        added = result_of(lambda arguments=arguments: store.add(*arguments), snapshots)
+    cases: list[Any] = [(index, fine, {}), (0, snapshots, {}), (1, fine, metrics)]
+    for arguments in cases:
+        added = result_of(partial(store.add, *arguments), snapshots)
         if not isinstance(added, Refused):
             assert isinstance(arguments[1], Tensor)
     for done in store.finished():

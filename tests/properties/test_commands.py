@@ -9,6 +9,7 @@ Python call takes, or an error passes by those that the command line knows.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def check(arguments: list[str]) -> int:
     """Run the command line; its status, once the property holds."""
-    result = CliRunner().invoke(app, arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other data than the set's, which is no error
+        result = CliRunner().invoke(app, arguments)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code in (0, 1, 2)
@@ -139,9 +142,7 @@ def test_every_flag(folder: Path, flag: tuple[str, str], value: str) -> None:
     """Breaks when one flag of one command lets a value through to where nobody checks it."""
     name, option = flag
     parameter = next(
-        found
-        for found in COMMANDS[name].params
-        if option in (*found.opts, *found.secondary_opts)
+        found for found in COMMANDS[name].params if option in (*found.opts, *found.secondary_opts)
     )
     given_value = [] if getattr(parameter, "is_flag", False) else [value]
     check([name, *NEEDED[name], option, *given_value])

@@ -1,4 +1,4 @@
-"""``load_data``, ``Split``, ``Data`` and the transforms: arrays of every kind, settings of every kind.
+"""``load_data``, ``Split``, ``Data``, the transforms: arrays and settings of every kind.
 
 Each test breaks when something that is no image, label, share or path is taken, fails inside of
 numpy or torch, or is changed in the caller's hands.
@@ -7,6 +7,7 @@ numpy or torch, or is changed in the caller's hands.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_values(data: st.DataObject) -> None:
         if form == "reversed array":  # strides below 0
             source = np.ascontiguousarray(source[::-1])[::-1]
     normalise = draw(st.sampled_from(("none", "standard", "zca")))
-    fractions = {
+    fractions: dict[str, Any] = {
         "validation_fraction": draw(st.sampled_from((0, 0.3))),
         "test_fraction": draw(st.sampled_from((0.0, 0.4))),
     }
@@ -154,7 +155,7 @@ def test_transforms(kind: Any, mean: Any, std: Any, metadata: Any) -> None:
     """Breaks when a file's transform divides by 0, NaN or nothing."""
     result_of(lambda: transform_from(kind, {}, metadata))
     for tensors in ({"mean": mean, "std": std}, {"mean": torch.zeros(1), "std": std}):
-        made = result_of(lambda tensors=tensors: transform_from("standard", tensors, {}), mean, std)
+        made = result_of(partial(transform_from, "standard", tensors, {}), mean, std)
         if not isinstance(made, Refused):
             assert made.std.min() > 0
             assert torch.isfinite(made.invert(torch.ones(1, len(made.std), 2))).all()
@@ -170,13 +171,13 @@ def test_fit_and_apply(images: Tensor) -> None:
     for kind in (Standardise, ZCA):
         if images.numel() > 10_000:
             continue  # no copy of a terabyte
-        made = result_of(lambda kind=kind: kind.fit(images), images)
+        made = result_of(partial(kind.fit, images), images)
         if not isinstance(made, Refused):
             assert torch.isfinite(made.apply(images)).all()
     standard = Standardise(torch.zeros(1), torch.ones(1))
     for transform in (standard, Identity()):
         if images.numel() > 10_000:
             continue
-        got = result_of(lambda transform=transform: transform.apply(images), images)
+        got = result_of(partial(transform.apply, images), images)
         if not isinstance(got, Refused):
             assert got.shape == images.shape

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,9 @@ GROUPS: tuple[type[Any], ...] = (
 FIELDS = [(group, field.name) for group in GROUPS for field in dataclasses.fields(group)]
 
 
-@pytest.mark.parametrize(("group", "name"), FIELDS, ids=lambda part: getattr(part, "__name__", part))
+@pytest.mark.parametrize(
+    ("group", "name"), FIELDS, ids=lambda part: getattr(part, "__name__", part)
+)
 @given(value=anything())
 def test_every_setting(group: type[Any], name: str, value: Any) -> None:
     """Breaks when one field of one group lets a value through that is no such number or text."""
@@ -60,7 +63,7 @@ def test_every_setting(group: type[Any], name: str, value: Any) -> None:
 
 
 def _check_kind(kept: Any, default: Any, kind: str) -> None:
-    """``kept`` is what the annotation says, by exact type: neither True nor numpy's for a number."""
+    """``kept`` is what the annotation says, by exact type: no True and no numpy number."""
     if kept is None:
         assert default is None
     elif "tuple" in kind:
@@ -84,7 +87,7 @@ def test_settings_of(method: Any, name: Any, value: Any) -> None:
 def test_a_number_of_too_many_digits_to_print() -> None:
     """Breaks when the message prints the number: Python refuses that with an error of its own."""
     for group in (ExpertSettings, DistillSettings, GradientSettings):
-        assert isinstance(result_of(lambda group=group: group.of(seed=10**5000)), Refused)
+        assert isinstance(result_of(partial(group.of, seed=10**5000)), Refused)
 
 
 @given(whole=st.integers(1, 10**6), share=st.floats(0, 1, exclude_max=True))

@@ -6,6 +6,7 @@ that does not fit reaches torch's operators.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,7 +30,9 @@ from tests.properties.strategies import (
 )
 
 SPECS: dict[str, dict[str, Any]] = {
-    "convnet": {"channels": 1, "classes": 2, "image_size": 4, "width": 2, "depth": 1, "norm": "none"},
+    "convnet": {
+        "channels": 1, "classes": 2, "image_size": 4, "width": 2, "depth": 1, "norm": "none",
+    },
     "convnet1d": {
         "channels": 1, "classes": 2, "length": 8, "width": 2, "depth": 1, "norm": "none",
         "kernel": 3,
@@ -61,11 +64,7 @@ def test_absurd_sizes_allocate_nothing(size: int) -> None:
         for options in ({"width": size}, {"classes": size, "width": 10**6}, {"depth": size}):
             spec = {**SPECS[name], "image_size": 64, "length": 64, "inputs": 64, "depth": 3}
             spec = {key: value for key, value in spec.items() if key in SPECS[name]}
-            made = result_of(
-                lambda spec=spec, options=options: students.build(
-                    {"name": name, **spec, **options}
-                )
-            )
+            made = result_of(partial(students.build, {"name": name, **spec, **options}))
             assert isinstance(made, Refused)
 
 
@@ -105,7 +104,7 @@ def test_init(seed: Any, device: Any, dtype: Any) -> None:
     student = small_student("mlp")
     state = torch.random.get_rng_state()
     for arguments in ((seed,), (0, device), (0, "cpu", dtype)):
-        made = result_of(lambda arguments=arguments: student.init(*arguments))
+        made = result_of(partial(student.init, *arguments))
         if not isinstance(made, Refused):
             assert made.shape == (student.num_parameters,)
             assert made.is_floating_point()
@@ -147,4 +146,4 @@ def test_from_module_takes_modules() -> None:
     for value in ODD:
         if value is len:
             continue  # what a user's function raises is its own
-        assert isinstance(result_of(lambda value=value: students.from_module(value)), Refused)
+        assert isinstance(result_of(partial(students.from_module, value)), Refused)

@@ -74,7 +74,8 @@ def test_values(data: st.DataObject) -> None:
     for _ in range(problem["epochs"]):
         for batch in torch.randperm(count, generator=order).split(options["batch_size"]):
             inputs = problem["images"].detach()[batch].double()
-            loss = F.cross_entropy(problem["student"].apply(theta, inputs), problem["labels"][batch])
+            logits = problem["student"].apply(theta, inputs)
+            loss = F.cross_entropy(logits, problem["labels"][batch])
             (gradient,) = torch.autograd.grad(loss, theta)
             gradient = gradient + options["weight_decay"] * theta.detach()
             velocity = options["momentum"] * velocity + gradient
@@ -132,10 +133,11 @@ def test_accuracy_values(data: st.DataObject) -> None:
     draw = data.draw
     count = draw(st.integers(1, 7))
     problem = arguments(draw(st.sampled_from(("convnet", "layer", "mlp"))), count)
-    tensors = [draw(strided(problem[name])) for name in ("theta", "images", "labels")]
+    theta, images, labels = (draw(strided(problem[name])) for name in ("theta", "images", "labels"))
+    tensors = [theta, images, labels]
+    batch_size = draw(st.integers(1, 9))
     got = result_of(
-        lambda: accuracy(problem["student"], *tensors, batch_size=draw(st.integers(1, 9))),
-        *tensors,
+        lambda: accuracy(problem["student"], theta, images, labels, batch_size), *tensors
     )
     assert not isinstance(got, Refused), got
     logits = problem["student"].apply(*(tensor.detach() for tensor in tensors[:2]))

@@ -1,4 +1,4 @@
-"""``trajectory_gradient``: valid odd inputs against full backpropagation in float64, others refused.
+"""``trajectory_gradient``: odd inputs against full backpropagation in float64, or refused.
 
 The values are compared with autograd through an unroll written out here, which shares nothing with
 the package but the student's forward.

@@ -107,9 +107,7 @@ CASES = [
         "a link to nothing",
         "FileNotFoundError",
     ),
-    Case(
-        "folder: link to itself", "data", cats(link("9.png", "9.png")), "symbolic links", "OSError"
-    ),
+    Case("folder: link to itself", "data", cats(link("9.png", "9.png")), "symbolic links"),
     Case("folder: link out of the folder", "data", cats(outside), "outside of"),
     Case("folder: class of another folder", "data", cats(link("../etc", "/etc")), "outside of"),
     Case("folder: class inside itself", "data", cats(link("again", "..")), ""),

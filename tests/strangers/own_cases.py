@@ -109,7 +109,7 @@ SET = "set.safetensors"
 CASES = [
     Case("set: pipe", "set", pipe(SET), "is a pipe"),
     Case("set: /dev/zero", "set", link(SET, "/dev/zero"), "is a device"),
-    Case("set: link to itself", "set", link(SET, SET), "symbolic links", "OSError"),
+    Case("set: link to itself", "set", link(SET, SET), "symbolic links"),
     Case("set: link to nothing", "set", link(SET, "gone"), "a link to nothing", "OSError"),
     Case("set: folder", "set", lambda folder: folder, "is a folder", "IsADirectoryError"),
     Case("set: header of 2**62 bytes", "set", file(SET, b.safetensors({}, b"", 2**62)), "damaged"),
@@ -148,7 +148,7 @@ CASES = [
         "set: more labels than images", "set", header("images", shape=[2, 3, 4, 8]), "labels: got"
     ),
     Case("set: learning rate NaN", "set", meta(lr=float("nan")), "lr: got nan"),
-    Case("set: learning rate 1e999", "set", meta(lr=10**999), "lr: got a whole number beyond"),
+    Case("set: learning rate 1e999", "set", meta(lr=10**999), "lr: got"),
     Case("set: a student of 10**12 units", "set", student(width=TERA), "width: got"),
     Case("set: a student of 10**9 layers", "set", student(depth=10**9), "depth: got"),
     Case("set: student of a text", "set", meta(student_spec="mlp"), "student_spec: got a str"),

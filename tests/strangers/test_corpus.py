@@ -16,9 +16,9 @@ from tests.strangers.cases import PRECIOUS
 from tests.strangers.corpus import CASES
 from tests.strangers.worker import Outcome, outcomes
 
-#: Bytes that a reader may grow by. The files claim up to 10**24; the largest that has to be read
-#: before it can be refused has 64 MiB.
-MOST = 2**27
+#: Bytes that a reader may grow by; the files claim up to 10**24. One of text has 10 MB, four bytes
+#: a letter in Python.
+MOST = 3 * 2**25
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from iadd_fast import cli, tune
 from iadd_fast.artifacts import DistilledSet, Experts
-from iadd_fast.data import Data, load_data
 from iadd_fast.artifacts.folder_lock import exclusive
+from iadd_fast.data import Data, load_data
 from iadd_fast.distillation_run import Distillation
 from iadd_fast.experts import train_experts
 from iadd_fast.settings import DistillSettings
