@@ -97,7 +97,8 @@ def small_cases(operator: str) -> list[Case]:
     """Every order on tiny and odd shapes: for a sanitizer, which is a hundred times slower."""
     if operator == "conv3x3":
         shapes = [((2, 3, 7, 9), "channels_last"), ((1, 20, 5, 8), "channels_last")]
-        shapes += [((2, 16, 8, 8), "contiguous")]
+        shapes += [((2, 16, 8, 8), "contiguous"), ((1, 1, 1, 1), "contiguous")]
+        shapes += [((3, 17, 1, 9), "channels_last"), ((1, 2, 9, 1), "contiguous")]
         return [
             Case(operator, order, shape, layout=layout)
             for order in FOUR
@@ -106,6 +107,9 @@ def small_cases(operator: str) -> list[Case]:
     if operator == "norm_relu_pool":
         shapes = [((2, 3, 8, 8), "contiguous"), ((2, 5, 7, 9), "contiguous")]
         shapes += [((3, 16, 32, 32), "contiguous"), ((2, 5, 6, 8), "channels_last")]
+        # The least, one row of windows, one column of them, odd ends in both directions.
+        shapes += [((1, 1, 2, 2), "contiguous"), ((1, 17, 2, 33), "channels_last")]
+        shapes += [((3, 2, 31, 2), "contiguous"), ((1, 33, 3, 3), "channels_last")]
         return [
             Case(operator, order, shape, layout=layout)
             for order in FOUR
@@ -116,20 +120,21 @@ def small_cases(operator: str) -> list[Case]:
             Case(operator, order, shape, variant)
             for order in FOUR
             for variant in ("hard", "soft")
-            for shape in ((3, 10), (37, 101))
+            for shape in ((3, 10), (37, 101), (1, 2), (5, 17), (1, 2049), (1025, 3))
         ]
     if operator == "diff_augment":
         chains = [*FAMILIES, "_".join(FAMILIES)]
         return [
-            Case(operator, order, (3, 3, 9, 8), chain)
+            Case(operator, order, shape, chain)
             for order in ("forward", "adjoint")
+            for shape in ((3, 3, 9, 8), (1, 1, 1, 7), (2, 5, 13, 1), (1, 2, 2, 17))
             for chain in chains
         ]
     return [
         Case(operator, order, (count,), variant)
         for order in ("value", "gradients")
         for variant in ("none", "start", "weighted")
-        for count in (5, 4099)
+        for count in (1, 5, 1023, 4099)
     ]
 
 

@@ -130,8 +130,9 @@ def read_metrics(path: Path | str) -> Metrics:
             except (ValueError, TypeError, KeyError, OverflowError):
                 if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
                     break
+                shown = line.strip()[:60].decode(errors="replace")
                 raise ValueError(
-                    f"metrics: {path}, line {number}: got {line[:60].decode(errors='replace')!r}; "
+                    f"metrics: {path}, line {number}: got {shown!r}; "
                     'takes a JSON object with an "iteration", of at most '
                     f"{_LONGEST_LINE:,} bytes"
                 ) from None

@@ -12,6 +12,9 @@ from iadd_fast import arguments
 from iadd_fast.data.transform import Transform
 from iadd_fast.devices import resolve_device
 
+#: Most samples that may be chosen at once: more is a mistake, which would fill the memory.
+MOST_CHOSEN = 2**31
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -67,6 +70,8 @@ class Split:
         arguments.tensor("indices", indices)
         if indices.dtype != torch.int64 or indices.ndim != 1:
             raise ValueError(f"indices: got {arguments.shown(indices)}; takes int64 (count,)")
+        if len(indices) > MOST_CHOSEN:
+            raise ValueError(f"indices: got {len(indices):,}; takes at most {MOST_CHOSEN:,}")
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
             raise IndexError(
                 f"indices: got {int(indices.min())} to {int(indices.max())}; takes 0 to "

@@ -201,16 +201,22 @@ def bad(**changes: Any) -> dict[str, Any]:
 
 IMAGES, LABELS = samples(torch.float32)
 BAD: list[tuple[dict[str, Any], str]] = [
-    (bad(thetas=STUDENT.init(0)), "thetas: got shape"),
+    (bad(thetas=STUDENT.init(0)), r"thetas: got a torch.float32 tensor of shape \(1036,\)"),
     (bad(seeds=(1,)), "seeds: got 1; takes one for each of 2 networks"),
     (bad(sets=[(IMAGES, LABELS)] * 3), "sets: got 3; takes one for each of 2 networks, or one"),
     (bad(sets=[(IMAGES, LABELS), (IMAGES[:9], LABELS[:9])]), r"sets: got \(53, .* one kind"),
     (bad(sets=[(IMAGES, LABELS), (IMAGES.double(), LABELS)]), "sets: got .*float64.* one kind"),
     (bad(sets=[(IMAGES[:0], LABELS[:0])]), "images: got none"),
-    (bad(sets=[(IMAGES, LABELS[:9])]), "labels: got 9 for 53 images"),
+    (
+        bad(sets=[(IMAGES, LABELS[:9])]),
+        r"labels: got a torch.int64 tensor of shape \(9,\); takes int64 \[53\]",
+    ),
     (bad(sets=[(IMAGES, LABELS + 1)]), "labels: got values from 1 to 4; takes 0 to 3"),
-    (bad(sets=[(IMAGES, LABELS.int())]), r"labels: got torch.int32 .* takes int64 \[N\]"),
-    (bad(sets=[(IMAGES, torch.ones(53, 5) / 5)]), r"labels: got torch.float32 of shape \(53, 5\)"),
+    (bad(sets=[(IMAGES, LABELS.int())]), r"labels: got a torch.int32 tensor .* takes int64 \[53\]"),
+    (
+        bad(sets=[(IMAGES, torch.ones(53, 5) / 5)]),
+        r"labels: got a torch.float32 tensor of shape \(53, 5\)",
+    ),
     (bad(engine="fast"), "engine: got 'fast'; takes one of auto, fused, plain"),
     (bad(sets=[(IMAGES.double(), LABELS)], engine="fused"), "engine: got 'fused'; .*float64"),
     (

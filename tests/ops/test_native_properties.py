@@ -18,9 +18,10 @@ from torch import Tensor
 
 from iadd_fast import ops
 from iadd_fast.native import library
+from tests.ops.derivatives import as_function, derivative
 from tests.ops.odd import embedded, misaligned, normal
 from tests.ops.odd_cases import CALLS
-from tests.ops.test_properties import EXAMPLES, as_function, derivative
+from tests.ops.test_properties import EXAMPLES
 
 pytestmark = pytest.mark.skipif(
     ops.backends()["conv3x3"]["cpp"] is not None, reason="the C++ kernels are not built"

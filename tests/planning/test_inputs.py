@@ -55,7 +55,7 @@ def call(**changes: Any) -> Plan:
     ("changes", "text"),
     [
         ({"device": "cuda:77"}, "measured on the device that will do the work"),
-        ({"minutes": 0}, "minutes: got 0; takes a number above 0"),
+        ({"minutes": 0}, "minutes: got 0; takes a finite number above 0"),
         ({"memory": float("nan")}, "memory: got nan"),
         ({"probe_seconds": -1}, "probe_seconds: got -1"),
         ({"images_per_class": 24}, "images_per_class: got 24; a class has 23"),

@@ -111,8 +111,10 @@ def test_at_the_end_one_error_says_what_to_lower() -> None:
     assert "fused" not in given["student"].compiled
 
 
-def test_nothing_of_a_failed_attempt_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Breaks when an exception, its traceback or the student keeps a failed attempt's buffers."""
+@pytest.mark.parametrize("forever", [False, True])
+def test_nothing_of_a_failed_attempt_stays(monkeypatch: pytest.MonkeyPatch, forever: bool) -> None:
+    """Breaks when an exception, its traceback or the student keeps a failed attempt's buffers, also
+    after the last one."""
     made: list[weakref.ref[Any]] = []
     alive: list[int] = []
 
@@ -125,7 +127,7 @@ def test_nothing_of_a_failed_attempt_stays(monkeypatch: pytest.MonkeyPatch) -> N
 
         def gradients(self, problems: Any) -> Any:
             found = super().gradients(problems)
-            if len(made) <= 4:
+            if forever or len(made) <= 4:
                 # Raised while another error is being handled, as the end of a broken capture is.
                 try:
                     raise torch.OutOfMemoryError("CUDA out of memory")
@@ -138,10 +140,15 @@ def test_nothing_of_a_failed_attempt_stays(monkeypatch: pytest.MonkeyPatch) -> N
     gc.disable()
     try:
         with pytest.warns(UserWarning, match="out of memory"):
-            trajectory_gradient(**given, engine="fused")
+            if forever:
+                with pytest.raises(OutOfMemory):
+                    trajectory_gradient(**given, engine="fused")
+                alive.append(sum(one() is not None for one in made))
+            else:
+                trajectory_gradient(**given, engine="fused")
     finally:
         gc.enable()
-    assert len(alive) == 3 and alive == [0, 0, 0]
+    assert len(alive) == (9 if forever else 3) and not any(alive), alive
 
 
 @pytest.mark.parametrize(

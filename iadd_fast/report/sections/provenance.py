@@ -93,8 +93,8 @@ def plain(value: Any) -> Any:
 #: By bench/reproducibility.py (docs/reproducibility.md).
 MEASURED = (
     "On handwritten digits, measured on one processor, that moved the mean accuracy of ten "
-    "networks by up to 1.3 points, another seed by up to 1.0: less than the spread of the networks, but a "
-    "difference of that size between two runs says nothing about their settings."
+    "networks by up to 1.3 points, another seed by up to 1.0: a difference of that size between "
+    "two runs says nothing about their settings."
 )
 
 _NAMES = {
