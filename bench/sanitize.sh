@@ -28,9 +28,9 @@ echo "sanitize: built in $((SECONDS - begin)) s"
 # CPython and torch leave memory to the end of the process: leaks are bench/soak.py's business.
 # Memory that is handed out holds NaN, so that reading what was never written shows in the results.
 asan=detect_leaks=0:alloc_dealloc_mismatch=0:abort_on_error=1
-export ASAN_OPTIONS=$asan:malloc_fill_byte=255:max_malloc_fill_size=1073741824
+export ASAN_OPTIONS=$asan:allocator_may_return_null=1:malloc_fill_byte=255:max_malloc_fill_size=1073741824
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export LD_PRELOAD="$runtime $standard" OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TRITON_INTERPRET=1
 if [ $# = 0 ]; then set -- tests/ops; fi
-"$python" -m pytest -p bench.sanitized "$@"
+"$python" -m pytest -p bench.sanitized -p no:cacheprovider --capture=sys "$@"
 echo "sanitize: clean in $((SECONDS - begin)) s"

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from iadd_fast import arguments
+
 
 @dataclass
 class EvaluationRow:
@@ -85,6 +87,7 @@ class Evaluation:
         Raises:
             ValueError: ``value`` is not such a mapping.
         """
+        arguments.instance("evaluation", value, Mapping, "what Evaluation.to_dict() gave")
         try:
             rows = [
                 EvaluationRow(

@@ -286,7 +286,7 @@ def _sum(images: Images, mean: Tensor | None) -> Tensor:
     """Per channel, in float64: the sum of the values, or of their squared distances to ``mean``."""
     total: Tensor | float = 0.0
     for chunk in images.split(images_at_once(images.shape)):
-        values = chunk.flatten(2).double()
+        values = chunk.reshape(*chunk.shape[:2], -1).double()
         if mean is not None:
             values = values.sub_(mean[:, None]).square_()
         total = total + values.sum((0, 2))

@@ -94,7 +94,8 @@ def plan(
     arguments.instance("data", data, Data | DataShape, "data from load_data, or a DataShape")
     arguments.instance("progress", progress, bool, "True or False")
     for name, given in (("experts", experts), ("distill", distill), ("evaluate", evaluate)):
-        arguments.instance(name, given or {}, Mapping, "settings by name")
+        if given is not None:
+            arguments.instance(name, given, Mapping, "settings by name")
     job = make_job(
         data, student, images_per_class, importance, experts or {}, distill or {},
         evaluate or {}, preset,

@@ -123,6 +123,8 @@ class Student:
                 not what the package's networks take; what a user's own module raises.
         """
         arguments.instance("images", images, Tensor, "a tensor")
+        if images.layout != torch.strided:
+            raise ValueError(f"images: got {images.layout}; takes a strided tensor")
         logits: Tensor = functional_call(self.module, self.unflatten(theta), (images,))
         return logits
 

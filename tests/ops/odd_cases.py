@@ -88,8 +88,12 @@ def planes(draw: st.DrawFn) -> Call:
 
 
 def _pooled(z: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float, pool: bool) -> Tensor:
-    y = torch.group_norm(z, z.shape[1], gamma, beta, eps).relu()
-    return F.avg_pool2d(y, 2) if pool else y
+    # `group_norm` folds mean and scale into a shift: an infinite gamma is inf - inf there.
+    centred = z - z.mean((2, 3), keepdim=True)
+    y = centred * (centred.square().mean((2, 3), keepdim=True) + eps).rsqrt()
+    if gamma is not None and beta is not None:
+        y = y * gamma.view(-1, 1, 1) + beta.view(-1, 1, 1)
+    return F.avg_pool2d(y.relu(), 2) if pool else y.relu()
 
 
 def away_from_the_kink(

@@ -12,7 +12,7 @@ from torch import Tensor
 from iadd_fast import arguments
 from iadd_fast.data.pixels import images_at_once
 from iadd_fast.data.sources.part import Part, Source
-from iadd_fast.reading import check_text
+from iadd_fast.reading import check_memory, check_text
 
 _MOST_SERIES_CHANNELS = 16
 
@@ -26,13 +26,14 @@ def read(images: Any, labels: Any, images_where: str, labels_where: str) -> Sour
 
 def as_part(images: Any, labels: Any, images_where: str, labels_where: str) -> Part:
     """Images and labels checked, alone and against each other."""
-    pixels, classes = as_images(images, images_where), as_labels(labels, labels_where)
-    if len(pixels) != len(classes):
+    array, classes = _as_array(images, images_where), as_labels(labels, labels_where)
+    # Before the values are looked at: a view of no memory can have 10^12 rows.
+    if array.ndim > 0 and len(array) != len(classes):
         raise ValueError(
-            f"{labels_where}: got {len(classes)} labels for {len(pixels)} images "
+            f"{labels_where}: got {len(classes)} labels for {len(array)} images "
             f"({images_where}); takes one label per image"
         )
-    return Part(pixels, classes, images_where)
+    return Part(as_images(array, images_where), classes, images_where)
 
 
 def as_images(value: Any, where: str) -> NDArray[Any]:
@@ -99,6 +100,7 @@ def as_labels(value: Any, where: str) -> NDArray[Any]:
         raise ValueError(
             f"{where}: got labels of shape {array.shape}; takes one label per image, (N,)"
         )
+    check_memory(where, 8 * array.size)
     if array.dtype.kind in "SU":
         return as_text(array, where)
     whole = array.dtype.kind in "biu" or (
@@ -136,6 +138,8 @@ def _is_series(shape: tuple[int, ...]) -> bool:
 def _as_array(value: Any, where: str) -> NDArray[Any]:
     if isinstance(value, Tensor):
         arguments.tensor(where, value)
+        if value.dtype == torch.bfloat16:
+            check_memory(where, 4 * value.numel())
         value = value.detach().cpu()
         return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     try:
