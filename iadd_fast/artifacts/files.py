@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch import contiguous_format as contiguous
 
@@ -121,14 +121,12 @@ def save_tensors(
     header = {METADATA_KEY: json.dumps(whole)}
 
     def write(temporary: Path) -> None:
-        # safetensors makes files that only their owner can read; these get the user's own mode.
-        temporary.touch()
-        mode = temporary.stat().st_mode
+        # Not the library's own writing to a file: that goes through a temporary of its own name,
+        # which a kill would leave, and gives it to its owner alone.
         try:
-            save_file(plain, temporary, metadata=header)
-        except SafetensorError as error:  # what the system said, a full disk for one
-            raise OSError(f"{path}: cannot be written ({error})") from None
-        temporary.chmod(mode)
+            temporary.write_bytes(save(plain, header))
+        except OSError as error:
+            raise OSError(f"{path}: cannot be written ({error.strerror or error})") from None
 
     write_atomically(path, write, previous)
 
