@@ -97,12 +97,12 @@ def choice(name: str, value: Any, choices: Collection[str]) -> str:
 
 
 def text(name: str, value: Any, takes: str = "a text") -> str:
-    """``value`` if it is a text.
+    """``value`` as a plain text.
 
     Raises:
-        TypeError: it is not.
+        TypeError: it is none.
     """
-    return instance(name, value, str, takes)
+    return str(instance(name, value, str, takes))
 
 
 def instance(name: str, value: Any, kind: Any, takes: str) -> Any:
@@ -141,7 +141,8 @@ def tensor(name: str, value: Any) -> Tensor:
 
     Raises:
         TypeError: it is no tensor.
-        ValueError: it is sparse, or on a device without values.
+        ValueError: it is sparse, on a device without values, or a view that repeats few values more
+            often than this machine has memory for.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: got {shown(value)}; takes a tensor")
@@ -150,4 +151,17 @@ def tensor(name: str, value: Any) -> Tensor:
             f"{name}: got {shown(value)}, {value.layout} on {value.device}; takes a strided tensor "
             "with values"
         )
+    wanted = value.numel() * value.element_size()
+    if wanted > value.untyped_storage().nbytes() and wanted > memory_of_machine():
+        raise ValueError(
+            f"{name}: got {shown(value)}, a view that stands for {wanted / 2**30:,.0f} GiB; takes "
+            "what fits into this machine's memory"
+        )
     return value
+
+
+def memory_of_machine() -> float:
+    """Bytes of memory that this machine has; infinite where the system does not say."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return math.inf
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -8,7 +8,6 @@ through these few checks before it opens or allocates anything.
 from __future__ import annotations
 
 import json
-import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -82,9 +81,7 @@ def check_memory(where: str | Path, wanted: int) -> None:
 
     Called before what a stranger's file announces is allocated.
     """
-    if not hasattr(os, "sysconf"):  # Windows
-        return
-    held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    held = arguments.memory_of_machine()
     if wanted > held:
         raise ValueError(
             f"{where}: announces values of {wanted / 2**30:,.1f} GiB; this machine has "

@@ -59,7 +59,7 @@ class Settings:
 
     def _text(self, *names: str) -> None:
         for name in names:
-            arguments.text(name, getattr(self, name))
+            self._set(name, arguments.text(name, getattr(self, name)))
 
     def _flag(self, *names: str) -> None:
         for name in names:

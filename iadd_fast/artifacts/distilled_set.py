@@ -217,6 +217,7 @@ class DistilledSet:
                 ``summary`` hold what JSON has no form for.
         """
         self._check()
+        self._check_student()  # as load does, so that what is written is read
         tensors = {"images": self.images, "labels": self.labels}
         if self.weight is not None:
             tensors["weight"] = self.weight

@@ -288,7 +288,8 @@ def _sum(images: Images, mean: Tensor | None) -> Tensor:
     for chunk in images.split(images_at_once(images.shape)):
         values = chunk.reshape(*chunk.shape[:2], -1).double()
         if mean is not None:
-            values = values.sub_(mean[:, None]).square_()
+            # Not in place: of float64 images `double` is the images themselves.
+            values = (values - mean[:, None]).square_()
         total = total + values.sum((0, 2))
     assert isinstance(total, Tensor)
     return total

@@ -145,6 +145,10 @@ def test_a_wrong_tensor_is_refused(operator: str, data: st.DataObject) -> None:
         swapped = changed
         # Nothing else tells how many classes there are.
         assume(kind not in ("shorter", "longer") or chosen is not arguments[0] or len(before) > 3)
+        # Of an odd side the pooling leaves the last pixel out: one less gives planes of one size.
+        pooled = name == "norm_relu_pool" and chosen is arguments[0] and arguments[4] is True
+        pooled = pooled and kind in ("shorter", "longer")
+        assume(not pooled or swapped.shape[-1] // 2 != chosen.shape[-1] // 2)
         wrong = each(arguments, lambda tensor: swapped if tensor is chosen else tensor)
     with pytest.raises((ValueError, RuntimeError, TypeError)) as caught:
         getattr(torch.ops.iadd_fast_native, name)(*wrong)

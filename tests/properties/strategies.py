@@ -33,7 +33,7 @@ CLEAR = (
     NotADirectoryError,
 )
 #: One line that begins with the name of an argument, or with a path.
-NAMED = re.compile(r"(\w[\w .,\[\]'-]*|/[^\n:]*): [^\n]*")
+NAMED = re.compile(r"(\w[\w .,\[\]'-]*|/[^\n:]*|\.\.?): [^\n]*")
 #: Of what the file system says: begins with a path, whatever that holds.
 PATH = re.compile(r"(.*): .*", re.DOTALL)
 
