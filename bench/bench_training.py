@@ -18,7 +18,7 @@ import functools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from iadd_fast import students
 from iadd_fast.augment import Augmentation
 from iadd_fast.fused import choices
 from iadd_fast.fused.network import FusedNetwork
+from iadd_fast.fused.training import OnEpoch, State
 from iadd_fast.students import Student
 from iadd_fast.training import train_many
 
@@ -134,19 +135,17 @@ class Contest:
         last = warm + self.case.steps
         begin, end = (0.0, 0.0), (0.0, 0.0)
 
-        def tell(number: int, done: int, theta: Tensor) -> None:
+        def tell(number: int, state: State) -> None:
             nonlocal begin, end
-            if done in (warm, last):
+            if state.epochs in (warm, last):
                 synchronise(self.device)
                 now = time.perf_counter(), time.process_time()
-                begin, end = (now, end) if done == warm else (begin, now)
+                begin, end = (now, end) if state.epochs == warm else (begin, now)
 
         images = len(self._run(contender, last, tell)) * self.case.images * self.case.steps
         return images / (end[0] - begin[0]), images / (end[1] - begin[1])
 
-    def _run(
-        self, contender: str, steps: int, on_epoch: Callable[[int, int, Tensor], None] | None = None
-    ) -> Tensor:
+    def _run(self, contender: str, steps: int, on_epoch: OnEpoch | None = None) -> Tensor:
         student = self.compiled if contender == "compiled" else self.student
         networks = 1
         if contender == "together":
@@ -163,7 +162,7 @@ class Contest:
         training: tuple[Tensor, Tensor],
         steps: int,
         engine: str,
-        on_epoch: Callable[[int, int, Tensor], None] | None = None,
+        on_epoch: OnEpoch | None = None,
     ) -> Tensor:
         return train_many(
             student,

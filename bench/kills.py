@@ -1,10 +1,11 @@
-"""Kill experts and distillations at random instants and at every step of writing, and compare.
+"""Kill experts, distillation and evaluation at random instants and at every step of writing.
 
     python bench/kills.py                       # 50 random kills, and every step of writing
     python bench/kills.py --kills 10 --seed 1
 
-A child process trains experts and distils in one folder. It is killed (SIGKILL: it runs no handler
-and flushes nothing), started again, killed again, until it ends by itself. Then its experts and set
+A child process trains experts, distils and evaluates in one folder, and keeps networks in training
+after every epoch. It is killed (SIGKILL: it runs no handler and flushes nothing), started again,
+killed again, until it ends by itself. Then its experts, its set and the networks of the evaluation
 must be those of a run that was never interrupted, bit for bit, and its log must have every
 iteration once with the same losses. Exits with 1 where anything differs.
 """
@@ -30,12 +31,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 import iadd_fast
-from iadd_fast.artifacts.files import load_tensors
+from iadd_fast import training_progress
+from iadd_fast.artifacts.files import load_tensors, read_json, write_json
 
 EXPERTS: dict[str, Any] = {"count": 3, "epochs": 3, "lr": 0.05}
 DISTILL: dict[str, Any] = {
     "iterations": 24, "steps": 5, "expert_epochs": 1, "max_start_epoch": 2,
     "checkpoint_every": 2, "validate_every": 6, "validation_networks": 1, "validation_epochs": 10,
+}  # fmt: skip
+EVALUATE: dict[str, Any] = {
+    "networks": 2, "epochs": 30, "full_epochs": 3, "baselines": ("random",),
 }  # fmt: skip
 STUDENT = "convnet:width=4,depth=2"
 
@@ -46,17 +51,22 @@ class Kills:
     def __init__(self, scratch: Path, data: iadd_fast.Data | None = None) -> None:
         self.scratch = scratch
         self.data = iadd_fast.load_data("digits") if data is None else data
-        began = time.monotonic()
         self.job(scratch / "whole")
-        self.seconds = time.monotonic() - began
         self.wanted = content(scratch / "whole")
+        # A child's time: what is done once in a process is done already when it begins.
+        began = time.monotonic()
+        os.waitpid(self.child(scratch / "timed"), 0)
+        self.seconds = time.monotonic() - began
 
     def job(self, folder: Path) -> None:
-        """What is killed: experts, then a distillation, in ``folder``."""
+        """What is killed: experts, then a distillation and its evaluation, in ``folder``."""
         experts = iadd_fast.train_experts(
             self.data, STUDENT, folder / "experts", progress=False, **EXPERTS
         )
-        iadd_fast.distill(self.data, experts, out=folder / "run", progress=False, **DISTILL)
+        made = iadd_fast.distill(self.data, experts, out=folder / "run", progress=False, **DISTILL)
+        networks = folder / "networks"
+        rows = iadd_fast.evaluate(made, self.data, keep=networks, progress=False, **EVALUATE).rows
+        write_json(folder / "rows.json", [row.accuracies for row in rows])
 
     def child(self, folder: Path, before: Callable[[], None] = lambda: None) -> int:
         """Start the job in a process of its own; its number."""
@@ -65,6 +75,8 @@ class Kills:
             status = 1
             try:
                 warnings.simplefilter("ignore")
+                # As often as can be: each kill shall find a half-trained network.
+                training_progress.KEEP_EVERY, training_progress.SHARE = 0.0, 1.0
                 before()
                 self.job(folder)
                 status = 0
@@ -154,9 +166,13 @@ def content(folder: Path) -> dict[str, Any]:
         lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         held["log"] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-    held["left over"] = sorted(
-        path.name for path in folder.rglob(".*") if path.is_file() and path.name != ".lock"
-    )
+    for path in sorted((folder / "networks").glob("*.safetensors")):
+        held[path.name] = load_tensors(path)[0]["thetas"]
+    if (folder / "rows.json").is_file():
+        held["rows"] = read_json(folder / "rows.json")
+    hidden = (path.name for path in folder.rglob(".*") if path.is_file() and path.name != ".lock")
+    in_training = (path.name for path in folder.rglob("*.training"))
+    held["left over"] = sorted([*hidden, *in_training])
     return held
 
 

@@ -19,7 +19,8 @@ from iadd_fast.distillation import distill
 from iadd_fast.distillation_run import DistillationDiverged
 from iadd_fast.evaluation import evaluate
 from iadd_fast.evaluation_rows import Evaluation
-from iadd_fast.experts import ExpertDiverged, train_experts
+from iadd_fast.expert_training import ExpertDiverged
+from iadd_fast.experts import train_experts
 from iadd_fast.ops import backends, use_backend
 from iadd_fast.planning import DataShape, plan
 from iadd_fast.preset import Preset, presets

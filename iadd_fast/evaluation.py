@@ -34,8 +34,9 @@ from iadd_fast.evaluation_inputs import (
     space_of,
     students_of,
 )
-from iadd_fast.evaluation_networks import TrainedNetworks, trained_or_kept
+from iadd_fast.evaluation_networks import RowInTraining, TrainedNetworks, trained_or_kept
 from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
+from iadd_fast.fused.training import State
 from iadd_fast.machine import machine
 from iadd_fast.students import NAMES, Student
 from iadd_fast.training import accuracy, placed, train, train_many
@@ -255,20 +256,30 @@ def _trained(
         "precision": protocol.precision,
     }
 
-    def train_all() -> tuple[Tensor, float]:
+    def train_all(row: RowInTraining) -> tuple[Tensor, float]:
         _warm_up(student, sets[0], contender.lr, protocol)
         thetas = _initial(student, architecture, protocol)
+        row.look(thetas, contender.epochs)
         started = _clock(protocol.device)
-        thetas = train_many(
-            student,
-            thetas,
-            sets,
-            seeds=[seeds.derive(*prefix, k, "train") for k in range(protocol.networks)],
-            augment=protocol.families,
-            on_epoch=_on_last(contender.epochs, on_network),
-            **options,
-        )
-        return thetas, (_clock(protocol.device) - started) / protocol.networks
+
+        def after_epoch(network: int, state: State) -> None:
+            if state.epochs == contender.epochs:
+                on_network()
+            row.after_epoch(network, state, contender.epochs)
+
+        with row:
+            thetas = train_many(
+                student,
+                thetas,
+                sets,
+                seeds=[seeds.derive(*prefix, k, "train") for k in range(protocol.networks)],
+                augment=protocol.families,
+                on_epoch=after_epoch,
+                begun=row.begun,
+                **options,
+            )
+        seconds = row.seconds + _clock(protocol.device) - started - row.spent_keeping
+        return thetas, seconds / protocol.networks
 
     key = {
         **options,
@@ -279,7 +290,8 @@ def _trained(
     }
     # The description of a user's own module does not say what it computes.
     described = student.spec.get("name") in NAMES
-    return trained_or_kept(folder if described else None, key, sets, train_all)
+    name = f"{contender.method} on {architecture}"
+    return trained_or_kept(folder if described else None, key, sets, name, train_all)
 
 
 def _initial(student: Student, architecture: str, protocol: _Protocol) -> Tensor:
@@ -330,16 +342,6 @@ def _warm_up(
     images, labels = (part[: protocol.batch_size] for part in training_set)
     theta = student.init(0, protocol.device)
     train(student, theta, images, labels, lr=lr, epochs=1, augment=protocol.families)
-
-
-def _on_last(epochs: int, call: Callable[[], object]) -> Callable[[int, int, Tensor], None]:
-    """For ``on_epoch``: ``call`` after each network's last epoch."""
-
-    def told(network: int, done: int, theta: Tensor) -> None:
-        if done == epochs:
-            call()
-
-    return told
 
 
 def _clock(device: torch.device) -> float:

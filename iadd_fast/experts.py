@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from iadd_fast import arguments
 from iadd_fast.artifacts import Experts, ExpertStore, MemoryExperts, load_mtt_buffers
 from iadd_fast.artifacts.expert_store import MANIFEST
 from iadd_fast.artifacts.files import check_writable, remove_leftovers
-from iadd_fast.artifacts.folder_lock import FolderInUse, exclusive
+from iadd_fast.artifacts.folder_lock import exclusive
 from iadd_fast.augment import DSA, Augmentation
 from iadd_fast.data import Data
 from iadd_fast.devices import resolve_device
 from iadd_fast.distributed import Ranks
+from iadd_fast.expert_training import TAKEN, ExpertTraining, Trajectory, share_out
 from iadd_fast.preset import Preset, find_preset
-from iadd_fast.seeds import derive
 from iadd_fast.settings import ExpertSettings
 from iadd_fast.students import Student, build, for_data, parse_student
-from iadd_fast.training import accuracy, placed, train_many
-
-
-class ExpertDiverged(RuntimeError):
-    """The parameters of an expert in training are not finite any more."""
 
 
 def train_experts(
@@ -77,6 +69,8 @@ def train_experts(
             expert does not move.
         ExpertDiverged: an expert's parameters were not finite after an epoch; the message names
             both. Experts that were finished before are kept.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the epoch that is running; the same call on
+            ``out`` goes on there.
         OSError: ``out`` cannot be written to.
 
     Warns:
@@ -96,14 +90,14 @@ def train_experts(
     how = options.to_dict()
     del how["at_once"]  # no expert depends on those beside it
     if folder is None:
-        trajectories: list[Tensor] = []
+        done: list[Tensor] = []
 
-        def kept(index: int, snapshots: Tensor, accuracies: list[float]) -> None:
-            trajectories.append(snapshots)
+        def collected(trajectory: Trajectory) -> None:
+            done.append(torch.stack(trajectory.snapshots))
 
-        indices = list(range(options.count))
-        _train(student, data, options, augment, indices, where, progress, kept)
-        return MemoryExperts(trajectories)
+        training = ExpertTraining(student, data, options, augment, where, progress, None, collected)
+        training.train(range(options.count))
+        return MemoryExperts(done)
 
     ranks = Ranks.current()
     with ExitStack() as stack:
@@ -112,8 +106,10 @@ def train_experts(
             remove_leftovers(folder / MANIFEST)
             # float32; the header is small beside it.
             each = (options.epochs + 1) * student.num_parameters * 4
-            there = len(list(folder.glob("expert_*.safetensors")))
-            check_writable("out", folder, max(0, options.count - there) * each)
+            left = max(0, options.count - len(list(folder.glob("expert_*.safetensors"))))
+            beside = 1 if where.type == "cpu" else options.at_once or TAKEN
+            # The experts, and of those in training what is kept, that before it and the next.
+            check_writable("out", folder, (left + 3 * min(left, beside)) * each)
         else:
             ranks.wait()  # until the first one has made the folder
         store = ExpertStore.create(
@@ -130,136 +126,23 @@ def train_experts(
             count=options.count,
             epochs=options.epochs,
         )
-        missing = store.missing()
         if ranks.first:
+            store.remove_unfinished()
             ranks.wait()
 
-        def train(indices: list[int]) -> None:
-            shown = progress and ranks.first
-            _train(student, data, options, augment, indices, where, shown, stored)
+        def stored(trajectory: Trajectory) -> None:
+            snapshots = torch.stack(trajectory.snapshots)
+            store.add(trajectory.index, snapshots, {"validation_accuracy": trajectory.accuracies})
 
-        def stored(index: int, snapshots: Tensor, accuracies: list[float]) -> None:
-            store.add(index, snapshots, {"validation_accuracy": accuracies})
-
+        shown = progress and ranks.first
+        training = ExpertTraining(student, data, options, augment, where, shown, store, stored)
         if ranks.size > 1:
-            _share_out(store, ranks, options.at_once if where.type == "cuda" else 1, train)
-        elif missing:
+            at_once = options.at_once if where.type == "cuda" else 1
+            share_out(store, ranks, at_once, training.train)
+        elif missing := store.missing():
             store.remove_leftovers(missing)
-            train(missing)
+            training.train(missing)
     return store
-
-
-#: Seconds between two looks at what others have finished.
-LOOK = 0.5
-#: Experts that a process with a GPU takes from the folder at once, where no setting says it.
-TAKEN = 8
-
-
-def _share_out(
-    store: ExpertStore,
-    ranks: Ranks,
-    at_once: int | None,
-    train: Callable[[list[int]], None],
-) -> None:
-    """Train experts that nobody else is training until all are finished.
-
-    Each is held by a lock of its own in the folder, which the system lets go of when its holder
-    dies: then another takes it. A process begins with its own share and goes on with the others'.
-    """
-    while missing := store.missing():
-        fair = -(-len(missing) // ranks.size)
-        wanted = min(fair, TAKEN if at_once is None else at_once)
-        own = missing[ranks.rank :: ranks.size]
-        with ExitStack() as claims:
-            taken: list[int] = []
-            for index in [*own, *(other for other in missing if other not in own)]:
-                if len(taken) == wanted:
-                    break
-                try:
-                    claims.enter_context(
-                        exclusive(store.path, f"expert {index}", store.claim_name(index))
-                    )
-                except FolderInUse:
-                    continue
-                if index in store.missing():
-                    taken.append(index)
-            if taken:
-                store.remove_leftovers(taken)
-                train(sorted(taken))
-        if not taken:
-            time.sleep(LOOK)
-    ranks.wait()
-    if ranks.first:
-        store.remove_claims()
-
-
-def _train(
-    student: Student,
-    data: Data,
-    options: ExpertSettings,
-    augment: Augmentation | None,
-    indices: list[int],
-    device: torch.device,
-    progress: bool,
-    finished: Callable[[int, Tensor, list[float]], None],
-) -> None:
-    """Train the experts of these numbers, in ascending order; ``finished`` takes each when done."""
-    held, held_images = data.validation, placed(data.validation.images, device)
-    seeds = [derive(options.seed, "expert", index) for index in indices]
-    snapshots: dict[int, list[Tensor]] = {index: [] for index in indices}
-    accuracies: dict[int, list[float]] = {index: [] for index in indices}
-    total = len(indices) * options.epochs
-    with tqdm(total=total, desc="experts", unit="epoch", disable=not progress) as bar:
-
-        def keep(number: int, epoch: int, theta: Tensor) -> None:
-            index = indices[number]
-            _check_epoch(index, epoch, theta, snapshots[index], options)
-            # A clone: MTT's detach().cpu() keeps one and the same storage on a CPU.
-            snapshots[index].append(theta.detach().to("cpu", copy=True))
-            if len(held) > 0:
-                score = accuracy(student, theta, held_images, held.labels)
-                accuracies[index].append(score)
-                bar.set_postfix(expert=index, epoch=epoch, accuracy=f"{score:.1f}%")
-            bar.update(int(epoch > 0))
-            if epoch == options.epochs:
-                finished(index, torch.stack(snapshots.pop(index)), accuracies.pop(index))
-
-        train_many(
-            student,
-            torch.stack([student.init(derive(seed, "initial"), device) for seed in seeds]),
-            [(placed(data.train.images, device), data.train.labels)],
-            seeds=seeds,
-            lr=options.lr,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            momentum=options.momentum,
-            weight_decay=options.weight_decay,
-            decay=options.decay,
-            augment=augment,
-            on_epoch=keep,
-            at_once=options.at_once,
-            precision=options.precision,
-        )
-
-
-def _check_epoch(
-    index: int, epoch: int, theta: Tensor, before: list[Tensor], options: ExpertSettings
-) -> None:
-    """Raise where an expert has diverged, or has not moved in its first epoch."""
-    if not bool(theta.isfinite().all()):
-        raise ExpertDiverged(
-            f"expert {index} diverged in epoch {epoch}: its parameters are not finite; lower lr "
-            f"(now {options.lr:g}) or momentum ({options.momentum:g}), or check the scale of the "
-            "images (normalise). Experts finished before it are kept"
-        )
-    if epoch != 1:
-        return
-    moved, size = (theta.cpu() - before[0]).abs().max(), before[0].abs().max()
-    if bool(moved <= torch.finfo(theta.dtype).eps * size):
-        raise ValueError(
-            f"lr: got {options.lr:g}; expert {index} has not moved by more than the rounding of "
-            f"its parameters in its first epoch (by {float(moved):.2g}); raise lr"
-        )
 
 
 def teachers(

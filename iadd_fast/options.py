@@ -21,7 +21,7 @@ from iadd_fast import arguments
 from iadd_fast.comparison import ContenderFailed
 from iadd_fast.distillation_run import DistillationDiverged
 from iadd_fast.distributed import RankLost, joined, started_by_torchrun
-from iadd_fast.experts import ExpertDiverged
+from iadd_fast.expert_training import ExpertDiverged
 from iadd_fast.preset import find_preset
 from iadd_fast.reading import read_text
 from iadd_fast.settings import Settings

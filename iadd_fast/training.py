@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +13,14 @@ from iadd_fast import arguments
 from iadd_fast.augment import Augmentation
 from iadd_fast.fused import choices
 from iadd_fast.fused.counting import count_right
-from iadd_fast.fused.network import FusedNetwork, why_not
+from iadd_fast.fused.network import FusedNetwork
 from iadd_fast.fused.precision import check_tf32, products_in
-from iadd_fast.fused.training import Recipe, TrainingSet, train_fused
+from iadd_fast.fused.training import OnEpoch, Recipe, State, TrainingSet, train_fused
 from iadd_fast.memory import Done, attempt, going_on, nothing_helps
 from iadd_fast.seeds import derive, generator
 from iadd_fast.students import Student, check_labels
+from iadd_fast.training_inputs import check_sets, checked_states, is_fused, recipe_of
 
-ENGINES = ("auto", "fused", "plain")
 #: Share of a GPU's free memory that a data set may take there; a larger one stays on the host.
 SHARE_OF_FREE = 0.5
 
@@ -71,7 +71,7 @@ def train(
     """
     arguments.instance("student", student, Student, "a Student")
     student.check_theta(theta)
-    told = None if on_epoch is None else lambda _, done, theta: on_epoch(done, theta)
+    told = None if on_epoch is None else lambda _, state: on_epoch(state.epochs, state.theta)
     return train_many(
         student,
         theta[None],
@@ -103,10 +103,11 @@ def train_many(
     weight_decay: float = 0.0,
     decay: bool = False,
     augment: Augmentation | None = None,
-    on_epoch: Callable[[int, int, Tensor], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     at_once: int | None = None,
     engine: str = "auto",
     precision: str = "float32",
+    begun: Mapping[int, State] | None = None,
 ) -> Tensor:
     """:func:`train` for K networks: the same results, on a GPU several side by side.
 
@@ -115,10 +116,13 @@ def train_many(
         sets: pairs of images and labels, one for each network (all of the same size), or one for
             all.
         seeds: one of each network.
-        on_epoch: called with (network, epochs done, theta); see :func:`train`. Networks may take
-            turns: only the order within one is fixed.
+        on_epoch: called with (network, its :class:`~iadd_fast.fused.training.State`); see
+            :func:`train`. Networks may take turns: only the order within one is fixed.
         at_once: networks that train side by side; default: on a GPU as many as fill it. On a CPU
             they train one after another, as they do in engine plain.
+        begun: states that ``on_epoch`` was told of in an earlier call, by the network's number.
+            They go on there, to the same bits as if they had never stopped, whatever their row of
+            ``thetas`` holds; ``on_epoch`` is told of what comes after.
         The others: as :func:`train` takes them, equal for all networks.
 
     Returns:
@@ -141,13 +145,14 @@ def train_many(
             f"thetas: got {arguments.shown(thetas)}; takes one row of {student.num_parameters} "
             "parameters for each network"
         )
-    recipe = _recipe(lr, epochs, batch_size, momentum, weight_decay, decay, augment)
+    recipe = recipe_of(lr, epochs, batch_size, momentum, weight_decay, decay, augment)
     if at_once is not None:
         at_once = arguments.whole("at_once", at_once)
-    _check_sets(sets, seeds, len(thetas))
+    check_sets(sets, seeds, len(thetas))
+    begun = checked_states(begun, thetas, recipe)
     check_tf32(precision, thetas)
     images = sets[0][0]
-    fused = _is_fused(engine, student, thetas, images)
+    fused = is_fused(engine, student, thetas, images)
     if fused:
         for _, labels in sets:
             check_labels(labels, len(images), FusedNetwork(student).classes, thetas.dtype)
@@ -161,10 +166,12 @@ def train_many(
     thetas = thetas.detach()
     with products_in(precision, thetas.device):
         if fused:
-            return train_fused(student, thetas, sets, seeds, recipe, on_epoch, at_once)
+            return train_fused(student, thetas, sets, seeds, recipe, on_epoch, at_once, begun)
         return torch.stack(
             [
-                _train_plain(student, thetas[k], *sets[k], seeds[k], recipe, k, on_epoch)
+                _train_plain(
+                    student, thetas[k], *sets[k], seeds[k], recipe, k, on_epoch, begun.get(k)
+                )
                 for k in range(len(thetas))
             ]
         )
@@ -190,8 +197,12 @@ def _train_plain(
     seed: int,
     recipe: Recipe,
     network: int,
-    on_epoch: Callable[[int, int, Tensor], None] | None,
+    on_epoch: OnEpoch | None,
+    begun: State | None,
 ) -> Tensor:
+    done, momentum = 0, None
+    if begun is not None:
+        done, theta, momentum = begun.epochs, begun.theta, begun.momentum
     theta = theta.clone().requires_grad_(True)
 
     def optimiser(rate: float) -> torch.optim.SGD:
@@ -199,11 +210,21 @@ def _train_plain(
             [theta], lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
 
-    sgd = optimiser(recipe.lr)
+    def state(epochs: int) -> State:
+        buffer = sgd.state[theta].get("momentum_buffer")
+        if recipe.momentum and buffer is None:
+            buffer = torch.zeros_like(theta)
+        return State(epochs, theta.detach(), buffer if recipe.momentum else None)
+
+    sgd = optimiser(recipe.rate_after(done))
+    if momentum is not None:
+        sgd.state[theta]["momentum_buffer"] = momentum.clone()
     draw = generator(seed, "order")
-    if on_epoch is not None:
-        on_epoch(network, 0, theta.detach())
-    for epoch in range(recipe.epochs):
+    for _ in range(done):
+        torch.randperm(len(images), generator=draw)
+    if on_epoch is not None and begun is None:
+        on_epoch(network, state(0))
+    for epoch in range(done, recipe.epochs):
         if recipe.decays_at(epoch):
             sgd = optimiser(recipe.lr * 0.1)
         order = torch.randperm(len(images), generator=draw).to(images.device)
@@ -221,7 +242,7 @@ def _train_plain(
             theta.grad = gradient.value
             sgd.step()
         if on_epoch is not None:
-            on_epoch(network, epoch + 1, theta.detach())
+            on_epoch(network, state(epoch + 1))
     return theta.detach()
 
 
@@ -262,7 +283,7 @@ def accuracy(
     student.check_theta(theta)
     batch_size = arguments.whole("batch_size", batch_size)
     device, size = theta.device, min(batch_size, len(images))
-    fused = _is_fused("auto", student, theta, images)
+    fused = is_fused("auto", student, theta, images)
     if arguments.tensor("labels", labels).is_floating_point():
         raise ValueError(f"labels: got {labels.dtype}; an accuracy takes int64 [{len(images)}]")
     if fused:
@@ -297,78 +318,3 @@ def _count_right(
         hit = logits.argmax(1) == wanted.to(theta.device)
         right += (hit & logits.isfinite().all(1)).sum()
     return right
-
-
-def _recipe(
-    lr: float,
-    epochs: int,
-    batch_size: int,
-    momentum: float,
-    weight_decay: float,
-    decay: bool,
-    augment: Augmentation | None,
-) -> Recipe:
-    """The settings of SGD, each checked."""
-    arguments.instance("augment", augment, Augmentation | None, "an Augmentation or None")
-    return Recipe(
-        arguments.number("lr", lr, least=0),
-        arguments.whole("epochs", epochs, least=0),
-        arguments.whole("batch_size", batch_size),
-        arguments.number("momentum", momentum, least=0, below=1),
-        arguments.number("weight_decay", weight_decay, least=0),
-        arguments.instance("decay", decay, bool, "True or False"),
-        augment,
-    )
-
-
-def _check_sets(sets: Sequence[TrainingSet], seeds: Sequence[int], networks: int) -> None:
-    arguments.instance("seeds", seeds, Sequence, "one seed for each network")
-    arguments.instance("sets", sets, Sequence, "pairs of images and labels")
-    for seed in seeds:
-        arguments.whole("seeds", seed, -arguments.LARGEST)
-    for images, labels in sets:
-        arguments.tensor("images", images)
-        arguments.tensor("labels", labels)
-    if len(seeds) != networks:
-        raise ValueError(f"seeds: got {len(seeds)}; takes one for each of {networks} networks")
-    if len(sets) not in (1, networks):
-        raise ValueError(
-            f"sets: got {len(sets)}; takes one for each of {networks} networks, or one for all"
-        )
-    kinds = {f"{_kind(images)} with labels {_kind(labels)}" for images, labels in sets}
-    if len(kinds) > 1:
-        raise ValueError(f"sets: got {' and '.join(sorted(kinds))}; takes sets of one kind")
-    images = sets[0][0]
-    if images.ndim == 0 or len(images) == 0:
-        raise ValueError("images: got none; training needs at least one")
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
-
-
-def _is_fused(engine: str, student: Student, theta: Tensor, images: Tensor) -> bool:
-    arguments.choice("engine", engine, ENGINES)
-    if engine == "plain":
-        return False
-    reason = _why_not_fused(student, theta, images)
-    if engine == "fused" and reason is not None:
-        raise ValueError(f"engine: got 'fused'; {reason}")
-    return reason is None
-
-
-def _why_not_fused(student: Student, theta: Tensor, images: Tensor) -> str | None:
-    reason = why_not(student)
-    if reason is not None:
-        return reason
-    if theta.dtype not in (torch.float32, torch.float64) or images.dtype != theta.dtype:
-        return (
-            "the fused passes take parameters and images in float32 or both in float64; got "
-            f"{theta.dtype} and {images.dtype}"
-        )
-    sample = FusedNetwork(student).sample_shape
-    if tuple(images.shape[1:]) != sample:
-        return f"this student takes images of shape {sample}; got {tuple(images.shape[1:])}"
-    if images.device != theta.device and images.device.type != "cpu":
-        return f"the parameters are on {theta.device}, the images on {images.device}"
-    return None

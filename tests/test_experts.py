@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from iadd_fast import experts as module
+from iadd_fast import expert_training as module
 from iadd_fast import students, train_experts
 from iadd_fast.artifacts import ExpertStore
 from iadd_fast.augment import Augmentation

@@ -56,6 +56,26 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
     Warns:
         UserWarning: a damaged checkpoint was passed over.
     """
+    found, reasons = newest_checkpoint(folder)
+    if found is None and reasons:
+        raise ValueError(
+            f"out: no checkpoint in {folder} can be read ({'; '.join(reasons)}); remove them to "
+            "start anew, or give another folder"
+        )
+    return found
+
+
+def newest_checkpoint(
+    folder: Path,
+) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] | None, list[str]]:
+    """:func:`load_checkpoint`, and why those before the one that is given cannot be read.
+
+    Raises:
+        ValueError: one is of a newer schema.
+
+    Warns:
+        UserWarning: a damaged checkpoint was passed over for the one before it.
+    """
     remove_leftovers(folder / CHECKPOINT)
     reasons: list[str] = []
     for name in (CHECKPOINT, PREVIOUS):
@@ -76,13 +96,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
                 "before it",
                 stacklevel=2,
             )
-        return found
-    if reasons:
-        raise ValueError(
-            f"out: no checkpoint in {folder} can be read ({'; '.join(reasons)}); remove them to "
-            "start anew, or give another folder"
-        )
-    return None
+        return found, reasons
+    return None, reasons
 
 
 def shared_checkpoint(

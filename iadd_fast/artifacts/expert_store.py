@@ -27,6 +27,7 @@ from iadd_fast.artifacts.files import (
     write_json,
 )
 from iadd_fast.artifacts.trajectories import check_range, check_trajectory
+from iadd_fast.artifacts.unfinished import remove_unfinished
 from iadd_fast.devices import resolve_device
 
 MANIFEST = "manifest.json"
@@ -203,6 +204,11 @@ class ExpertStore:
             "snapshots_sha256": [digest([row]) for row in snapshots],
         }
         save_tensors(self._file(index), {"snapshots": snapshots}, metadata)
+        remove_unfinished(self.training_folder(index))
+
+    def training_folder(self, index: int) -> Path:
+        """Where expert ``index`` is kept while it is trained."""
+        return self.path / f"{self._file(index).stem}.training"
 
     def claim_name(self, index: int) -> str:
         """Name of the lock that whoever trains expert ``index`` beside others holds."""
@@ -217,6 +223,11 @@ class ExpertStore:
         """Remove what killed processes left half-written of these experts, which nobody writes."""
         for index in indices:
             remove_leftovers(self._file(index))
+
+    def remove_unfinished(self) -> None:
+        """Remove what was kept of the finished experts while they were trained."""
+        for index in self.finished():
+            remove_unfinished(self.training_folder(index))
 
     def snapshot(self, index: int, epoch: int, device: torch.device | str = "cpu") -> Tensor:
         """The parameters ``[P]`` of expert ``index`` after ``epoch`` epochs; reads only those.

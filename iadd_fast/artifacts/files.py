@@ -222,7 +222,8 @@ def check_schema(path: str | Path, metadata: Mapping[str, Any], kind: str, schem
         raise ValueError(f"{path}: {what}; expected {kind!r}")
     version = metadata.get("schema")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ValueError(f"{path}: got schema version {version!r}; expected {schema}")
+        known = "1" if schema == 1 else f"1 to {schema}"
+        raise ValueError(f"{path}: got schema version {version!r}; expected {known}")
     if version > schema:
         raise ValueError(
             f"{path}: was written by a newer iadd_fast (schema version {version}; this one reads "

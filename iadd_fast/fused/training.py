@@ -10,7 +10,7 @@ with a stream for each; on a CPU, where one network fills the cores, they train 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,6 +48,29 @@ class Recipe:
     def decays_at(self, epoch: int) -> bool:
         """Whether ``epoch`` begins with the smaller learning rate and without momentum."""
         return self.decay and epoch == self.epochs // 2 + 1
+
+    def rate_after(self, epochs: int) -> float:
+        """The learning rate of epoch number ``epochs - 1``, or of the first one."""
+        decayed = self.decay and epochs > self.epochs // 2 + 1
+        return self.lr * 0.1 if decayed else self.lr
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A network between two epochs: with the recipe, data and seed all that the rest depends on.
+
+    Attributes:
+        epochs: done. theta: its parameters ``[P]``. momentum: of SGD ``[P]``; None where the recipe
+            has none.
+    """
+
+    epochs: int
+    theta: Tensor
+    momentum: Tensor | None = None
+
+
+#: Told (network, its state) after an epoch; copies what it keeps.
+OnEpoch = Callable[[int, State], None]
 
 
 class FusedTrainer:
@@ -97,13 +120,22 @@ class FusedTrainer:
         staged = images.device != device if staged is None else staged
         self._staging = Staging(size, images, device) if staged else None
 
-    def start(self, theta: Tensor, images: Tensor, labels: Tensor, seed: int) -> None:
-        """Begin anew with other parameters, data and randomness."""
-        self.theta.copy_(theta)
+    def start(self, state: State, images: Tensor, labels: Tensor, seed: int) -> None:
+        """Begin with other data and randomness, where ``state`` says."""
+        self.theta.copy_(state.theta)
         self.images, self.labels, self.seed = images, labels.to(self.theta.device), seed
         self._draw = generator(seed, "order")
-        self.rate.fill_(self.recipe.lr)
+        for _ in range(state.epochs):
+            torch.randperm(len(images), generator=self._draw)
+        self.rate.fill_(self.recipe.rate_after(state.epochs))
         self._drop_momentum()
+        if state.momentum is not None:
+            for buffer in self.momentum:
+                buffer.copy_(state.momentum)
+
+    def state(self, epochs: int) -> State:
+        """Its own state after so many epochs, not copied."""
+        return State(epochs, self.theta, self.momentum[0] if self.momentum else None)
 
     def begin(self, epoch: int) -> None:
         """Shuffle for an epoch."""
@@ -193,18 +225,19 @@ class _Fleet:
         self.steps.clear()
 
     def train(
-        self, thetas: Tensor, sets: Sequence[TrainingSet], seeds: Sequence[int]
+        self, states: Sequence[State], sets: Sequence[TrainingSet], seeds: Sequence[int]
     ) -> Iterator[None]:
-        """Train a group; pauses before the first and after every epoch."""
+        """Train a group that is equally far; pauses before the first and after every epoch."""
+        device = states[0].theta.device
         while len(self.trainers) < len(sets):
-            made = FusedTrainer(self.network, self.recipe, *sets[0], thetas.device, self.samples)
+            made = FusedTrainer(self.network, self.recipe, *sets[0], device, self.samples)
             self.trainers.append(made)
         trainers = self.trainers[: len(sets)]
-        for trainer, theta, own, seed in zip(trainers, thetas, sets, seeds, strict=True):
-            trainer.start(theta, *own, seed)
+        for trainer, state, own, seed in zip(trainers, states, sets, seeds, strict=True):
+            trainer.start(state, *own, seed)
         yield
         count, size = len(sets[0][0]), self.recipe.batch_size
-        for epoch in range(self.recipe.epochs):
+        for epoch in range(states[0].epochs, self.recipe.epochs):
             for trainer in trainers:
                 trainer.begin(epoch)
             for number, begin in enumerate(range(0, count, size)):
@@ -221,8 +254,9 @@ def train_fused(
     sets: Sequence[TrainingSet],
     seeds: Sequence[int],
     recipe: Recipe,
-    on_epoch: Callable[[int, int, Tensor], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     side_by_side: int | None = None,
+    begun: Mapping[int, State] | None = None,
 ) -> Tensor:
     """Train one or many networks of one architecture; the results do not depend on the grouping.
 
@@ -237,10 +271,12 @@ def train_fused(
             their device or on the CPU, and labels, int64 ``[N]`` or probabilities ``[N, classes]``.
         seeds: K seeds of order and augmentation.
         recipe: how all of them are trained.
-        on_epoch: called with (network, epochs done, theta) before the first and after each epoch
-            of every network; it must copy what it keeps. On a CPU a network is through with its
-            epochs before the next one begins, on a GPU a group goes through each together.
+        on_epoch: called with (network, state) before the first and after each epoch of every
+            network. On a CPU a network is through with its epochs before the next one begins, on a
+            GPU a group goes through each together.
         side_by_side: networks of a group; default :func:`choices.networks_at_once`.
+        begun: states of those networks that are some epochs on; they go on there. Neighbours of
+            equal epochs form a group.
 
     Returns:
         The final parameters ``[K, P]``.
@@ -256,16 +292,18 @@ def train_fused(
     plans: dict[tuple[object, ...], Plan] = student.compiled.setdefault("training plans", {})
     key = device, thetas.dtype, size, side_by_side
     plan = plans.get(key) or _first_plan(network, size, thetas, side_by_side)
-    told = [-1] * len(thetas)
+    begun = begun or {}
+    states = [begun.get(k) or State(0, thetas[k]) for k in range(len(thetas))]
+    told = [begun[k].epochs if k in begun else -1 for k in range(len(thetas))]
     finals = torch.empty_like(thetas)
     fleet = _Fleet(network, recipe, plan.samples)
     first = 0
     while first < len(thetas):
-        group = range(first, min(first + plan.together, len(thetas)))
+        group = _group(states, first, plan.together)
         members = slice(group.start, group.stop)
-        run = fleet.train(thetas[members], sets[members], seeds[members])
+        run = fleet.train(states[members], sets[members], seeds[members])
         ran_out = None
-        for epoch in range(recipe.epochs + 1):
+        for epoch in range(states[first].epochs, recipe.epochs + 1):
             outcome = attempt(functools.partial(next, run), device, fleet.let_go)
             if isinstance(outcome, RanOut):
                 ran_out = outcome
@@ -273,7 +311,7 @@ def train_fused(
             # By number: a variable would hold a trainer through the next attempt.
             for number, index in enumerate(group):
                 if on_epoch is not None and told[index] < epoch:
-                    on_epoch(index, epoch, fleet.trainers[number].theta)
+                    on_epoch(index, fleet.trainers[number].state(epoch))
                 told[index] = max(told[index], epoch)
         if ran_out is None:
             for number, index in enumerate(group):
@@ -284,6 +322,14 @@ def train_fused(
         plans[key] = plan
         fleet = _Fleet(network, recipe, plan.samples)
     return finals
+
+
+def _group(states: Sequence[State], first: int, most: int) -> range:
+    """The networks from ``first`` on that are equally far, ``most`` of them or fewer."""
+    last = first + 1
+    while last < min(first + most, len(states)) and states[last].epochs == states[first].epochs:
+        last += 1
+    return range(first, last)
 
 
 def _first_plan(network: FusedNetwork, size: int, thetas: Tensor, side_by_side: int | None) -> Plan:

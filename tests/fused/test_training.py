@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from iadd_fast import students
 from iadd_fast.augment import Augmentation
 from iadd_fast.fused import choices
-from iadd_fast.fused.training import Recipe, train_fused
+from iadd_fast.fused.training import Recipe, State, train_fused
 from iadd_fast.ops import use_backend
 from iadd_fast.training import accuracy, train, train_many
 
@@ -130,7 +130,7 @@ def test_groups_as_on_a_gpu_are_the_same_bits(side_by_side: int) -> None:
     calls: list[tuple[int, int]] = []
     one_by_one = train_fused(STUDENT, thetas, sets, SEEDS, recipe)
     got = train_fused(
-        STUDENT, thetas, sets, SEEDS, recipe, lambda k, done, _: calls.append((k, done)),
+        STUDENT, thetas, sets, SEEDS, recipe, lambda k, state: calls.append((k, state.epochs)),
         side_by_side,
     )  # fmt: skip
     assert torch.equal(got, one_by_one)
@@ -138,6 +138,88 @@ def test_groups_as_on_a_gpu_are_the_same_bits(side_by_side: int) -> None:
     assert calls[:side_by_side] == [(k, 0) for k in range(side_by_side)]
     for k in range(3):
         assert [done for network, done in calls if network == k] == [0, 1, 2, 3]
+
+
+def copied(state: State) -> State:
+    momentum = None if state.momentum is None else state.momentum.clone()
+    return State(state.epochs, state.theta.clone(), momentum)
+
+
+@pytest.mark.parametrize("engine", ["fused", "plain"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_network_goes_on_from_every_epoch_to_the_same_bits(case: str, engine: str) -> None:
+    """Breaks when a state lacks the momentum, or the order, the decayed rate or the draws of the
+    epochs that follow depend on more than it; and when a finished network is trained again."""
+    images, labels = samples(torch.float32)
+    options = {key: value for key, value in (BASIC | CASES[case]).items() if key != "seed"}
+    options["epochs"] = 6  # the rate decays in number 4, and one more follows
+    thetas = torch.stack([STUDENT.init(k) for k in range(2)])
+    told: dict[tuple[int, int], State] = {}
+
+    def keep(network: int, state: State) -> None:
+        assert (network, state.epochs) not in told
+        told[network, state.epochs] = copied(state)
+
+    want = train_many(
+        STUDENT, thetas, [(images, labels)], seeds=SEEDS[:2], engine=engine, on_epoch=keep,
+        **options,
+    )  # fmt: skip
+    whole = dict(told)
+    for done in range(options["epochs"] + 1):
+        told.clear()
+        begun = {1: whole[1, done]}
+        # What its row of thetas holds does not matter any more.
+        starts = torch.stack([thetas[0], torch.full_like(thetas[1], torch.nan)])
+        got = train_many(
+            STUDENT, starts, [(images, labels)], seeds=SEEDS[:2], engine=engine, on_epoch=keep,
+            begun=begun, **options,
+        )  # fmt: skip
+        assert torch.equal(got, want)
+        assert {epoch for network, epoch in told if network == 1} == set(
+            range(done + 1, options["epochs"] + 1)
+        )
+        for key, state in told.items():
+            assert torch.equal(state.theta, whole[key].theta)
+
+
+def test_a_group_of_unequal_epochs_goes_on_to_the_same_bits() -> None:
+    """Killed between two of a GPU's side-by-side networks: breaks when one network's epoch counts
+    for its neighbours."""
+    recipe = Recipe(0.05, 4, 20, **CASES["everything"])
+    sets = [samples(torch.float32, seed=k) for k in range(4)]
+    thetas = torch.stack([STUDENT.init(k) for k in range(4)])
+    seeds = (*SEEDS, 8)
+    whole: dict[tuple[int, int], State] = {}
+    want = train_fused(
+        STUDENT, thetas, sets, seeds, recipe, lambda k, s: whole.update({(k, s.epochs): copied(s)})
+    )
+    begun = {0: whole[0, 3], 1: whole[1, 3], 2: whole[2, 2]}
+    calls: list[tuple[int, int]] = []
+    got = train_fused(
+        STUDENT, thetas, sets, seeds, recipe, lambda k, s: calls.append((k, s.epochs)), 4, begun
+    )
+    assert torch.equal(got, want)
+    assert calls == [(0, 4), (1, 4), (2, 3), (2, 4), *((3, epoch) for epoch in range(5))]
+
+
+@pytest.mark.parametrize(
+    ("begun", "told"),
+    [
+        ({1: State(0, torch.zeros(3))}, "begun: got 1; takes a whole number of at most 0"),
+        ({0: 3}, "begun: got 3; takes states by the number of their network"),
+        ({0: State(9, torch.zeros(3))}, r"begun\[0\].epochs: got 9; .* at most 4"),
+        ({0: State(1, torch.zeros(3))}, r"begun\[0\].theta: got .* \(3,\); takes \(\d+,\)"),
+        ({0: State(1, STUDENT.init(0))}, r"begun\[0\].momentum: got None"),
+        ({0: State(1, STUDENT.init(0).double())}, r"begun\[0\].theta: got a torch.float64"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(begun: Any, told: str) -> None:
+    """Breaks when a state of another network or recipe is trained on."""
+    with pytest.raises((TypeError, ValueError), match=told):
+        train_many(
+            STUDENT, STUDENT.init(0)[None], [samples(torch.float32)], seeds=[0], lr=0.1, epochs=4,
+            momentum=0.9, begun=begun,
+        )  # fmt: skip
 
 
 class Seen(TorchDispatchMode):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from iadd_fast import students, training
 from iadd_fast.fused import choices
 from iadd_fast.fused.network import FusedNetwork
-from iadd_fast.fused.training import FusedTrainer, Recipe, train_fused
+from iadd_fast.fused.training import FusedTrainer, OnEpoch, Recipe, State, train_fused
 from iadd_fast.matching import Matcher
 from iadd_fast.memory import OutOfMemory
 from iadd_fast.training import accuracy, train_many
@@ -44,7 +43,7 @@ def trained(
     network: students.Student,
     limit: int | None = None,
     side_by_side: int = 3,
-    on_epoch: Callable[[int, int, Tensor], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> tuple[Tensor, list[str], MemoryLimit]:
     sets = [samples(torch.float32)] * 3
     thetas = starts(network)
@@ -80,12 +79,12 @@ def test_every_epoch_is_told_once_though_the_group_begins_again(
     network = student()
     told: dict[tuple[int, int], Tensor] = {}
 
-    def keep(number: int, epoch: int, theta: Tensor) -> None:
-        assert (number, epoch) not in told
-        told[number, epoch] = theta.clone()
+    def keep(number: int, state: State) -> None:
+        assert (number, state.epochs) not in told
+        told[number, state.epochs] = state.theta.clone()
 
     wanted: dict[tuple[int, int], Tensor] = {}
-    trained(network, on_epoch=lambda k, epoch, theta: wanted.update({(k, epoch): theta.clone()}))
+    trained(network, on_epoch=lambda k, s: wanted.update({(k, s.epochs): s.theta.clone()}))
     load, calls = FusedTrainer.load, []
 
     def runs_out(self: FusedTrainer, number: int) -> None:
@@ -107,8 +106,8 @@ def test_the_callers_own_errors_pass() -> None:
     calls again what may have stored an expert."""
     calls = []
 
-    def keep(number: int, epoch: int, theta: Tensor) -> None:
-        calls.append((number, epoch))
+    def keep(number: int, state: State) -> None:
+        calls.append((number, state.epochs))
         raise torch.OutOfMemoryError("the caller's")
 
     with pytest.raises(torch.OutOfMemoryError, match="the caller's"):
@@ -218,7 +217,7 @@ def test_data_on_the_host_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, s
             network, recipe, images, labels, torch.device("cpu"), 8, staged=staged
         )
         assert (trainer._staging is not None) == staged
-        trainer.start(student().init(1), images, labels, seed=4)
+        trainer.start(State(0, student().init(1)), images, labels, seed=4)
         for epoch in range(2):
             trainer.begin(epoch)
             for number, size in enumerate((20, 20, 13)):

@@ -26,6 +26,9 @@ RUN: dict[str, Any] = {
     "checkpoint_every": 2, "validate_every": 4, "validation_networks": 1, "validation_epochs": 5,
 }  # fmt: skip
 
+#: What trains experts.
+TRAINS = "iadd_fast.expert_training.train_many"
+
 
 @pytest.fixture(scope="module")
 def data() -> iadd_fast.Data:
@@ -162,7 +165,9 @@ def test_too_little_room_is_found_before_the_work(
     """Breaks when hours are spent before a disk is found to be full, or folders are left."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=2000))
-    monkeypatch.setattr("iadd_fast.experts.train_many", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "iadd_fast.expert_training.train_many", lambda *_, **__: pytest.fail("trained")
+    )
     told = r"out: .* has 0 MiB free; what goes there takes"
     with pytest.raises(ValueError, match=told):
         run(data, experts, tmp_path / "a")
@@ -187,7 +192,9 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(
         return before(self, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", opened)
-    monkeypatch.setattr("iadd_fast.experts.train_many", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "iadd_fast.expert_training.train_many", lambda *_, **__: pytest.fail("trained")
+    )
     told = r"out: .* cannot be written to \(Permission denied\)"
     with pytest.raises(PermissionError, match=told):
         run(data, experts, tmp_path / "a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from iadd_fast import training as training_module
 from iadd_fast.artifacts import ExpertStore, MemoryExperts
 from iadd_fast.artifacts.files import load_tensors
 from iadd_fast.distillation_run import Distillation
+from iadd_fast.fused.training import State
 from iadd_fast.importance import Uniform, parse_importance
 from iadd_fast.settings import DistillSettings
 from iadd_fast.students import Student, mlp
@@ -181,14 +183,15 @@ def test_an_expert_is_stopped_in_the_epoch_in_which_it_diverges(
     train_many = training_module.train_many
 
     def spoiled(*given: Any, on_epoch: Any, **options: Any) -> Tensor:
-        def told(network: int, epoch: int, theta: Tensor) -> None:
-            epochs.append((network, epoch))
-            bad = (network, epoch) == (1, 2)
-            on_epoch(network, epoch, torch.full_like(theta, torch.nan) if bad else theta)
+        def told(network: int, state: State) -> None:
+            epochs.append((network, state.epochs))
+            bad = (network, state.epochs) == (1, 2)
+            lost = replace(state, theta=torch.full_like(state.theta, torch.nan))
+            on_epoch(network, lost if bad else state)
 
         return train_many(*given, on_epoch=told, **options)
 
-    monkeypatch.setattr("iadd_fast.experts.train_many", spoiled)
+    monkeypatch.setattr("iadd_fast.expert_training.train_many", spoiled)
     with pytest.raises(ExpertDiverged, match=r"expert 1 diverged in epoch 2: .* lower lr \(now 0"):
         train_experts(blobs(), MLP, tmp_path, count=3, epochs=50, augment="none", progress=False)
     assert epochs[-1] == (1, 2)
