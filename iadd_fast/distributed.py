@@ -138,13 +138,22 @@ def joined() -> Iterator[Ranks]:
     """Inside, the processes that ``torchrun`` has started are one job; else nothing changes.
 
     NCCL joins GPUs (each process takes the one of its local number), Gloo processors.
+
+    Raises:
+        ValueError: there are more processes on this machine than GPUs.
+        RankLost: another process has ended.
     """
     if not started_by_torchrun() or dist.is_initialized():
         yield Ranks.current()
         return
     if torch.cuda.is_available():
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        torch.cuda.set_device(local % torch.cuda.device_count())
+        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if here > gpus:
+            raise ValueError(
+                f"--nproc-per-node: got {here}; this machine has {gpus} GPUs, one for each process "
+                "(CUDA_VISIBLE_DEVICES= runs them on the processor)"
+            )
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     _together(_begin)
     try:
         yield Ranks.current()

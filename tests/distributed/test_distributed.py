@@ -16,26 +16,39 @@ import torch
 
 import iadd_fast
 from iadd_fast.artifacts.files import load_tensors
+from iadd_fast.distributed import joined
 from tests.distributed.worker import EXPERTS, RUNS, STUDENT, distil, small_data
 
 ROOT = Path(__file__).parents[2]
 
 
 def torchrun(
-    processes: int, *arguments: str, restarts: int = 0
+    processes: int, *arguments: str, restarts: int = 0, gpus: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """A job of so many processes, which torchrun starts."""
+    """A job of so many processes, which torchrun starts; on the processor, or on GPUs."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    if not gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     return subprocess.run(
         [*command, *arguments], capture_output=True, text=True, timeout=240, env=environment
     )
 
 
-def job(processes: int, name: str, folder: Path, restarts: int = 0) -> Any:
+def job(processes: int, name: str, folder: Path, restarts: int = 0, gpus: bool = False) -> Any:
     worker = str(ROOT / "tests" / "distributed" / "worker.py")
-    return torchrun(processes, worker, name, str(folder), restarts=restarts)
+    return torchrun(processes, worker, name, str(folder), restarts=restarts, gpus=gpus)
+
+
+def one_process(folder: Path, device: str) -> None:
+    """What the processes of ``everything`` make together, made by this one."""
+    data = small_data()
+    iadd_fast.train_experts(
+        data, STUDENT, folder / "experts", device=device, progress=False, **EXPERTS
+    )
+    for name in RUNS:
+        distil(data, folder, name, device=device)
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +57,10 @@ def data() -> iadd_fast.Data:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, data: iadd_fast.Data) -> Path:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process makes, with as many trajectories a step."""
     folder = tmp_path_factory.mktemp("alone")
-    iadd_fast.train_experts(data, STUDENT, folder / "experts", progress=False, **EXPERTS)
-    for name in RUNS:
-        distil(data, folder, name)
+    one_process(folder, "cpu")
     return folder
 
 
@@ -121,7 +132,7 @@ def test_another_number_of_processes_goes_on(
     """Breaks when a checkpoint holds what depends on the number of processes."""
     shutil.copytree(together[1] / "experts", tmp_path / "experts")
     shutil.copytree(together[1] / "stopped", tmp_path / "adaptive")
-    distil(data, tmp_path, "adaptive", trajectories=None)  # as the run was begun
+    distil(data, tmp_path, "adaptive", trajectories=None, device="cpu")  # as the run was begun
     assert_close(tmp_path / "adaptive", alone / "adaptive")
 
 
@@ -144,7 +155,7 @@ def test_a_dead_process_ends_the_job_and_a_restart_finishes_it(
     # What was left lying goes on with one process too.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whose folder it takes over, where that one was killed
-        distil(data, tmp_path / "ends", "adaptive")
+        distil(data, tmp_path / "ends", "adaptive", device="cpu")
     assert_close(tmp_path / "ends" / "adaptive", alone / "adaptive")
 
 
@@ -164,3 +175,14 @@ def test_too_few_trajectories_and_other_commands_are_refused(
     monkeypatch.setenv("RANK", "0")
     found = CliRunner().invoke(app, ["plan", "digits"])
     assert found.exit_code == 2 and "plan: runs in one process" in found.output
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks when two processes share a GPU, which NCCL answers after a while in its own words."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "0"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    told = "--nproc-per-node: got 2; this machine has 1 GPUs, one for each process"
+    with pytest.raises(ValueError, match=told), joined():
+        raise AssertionError("joined")
