@@ -34,13 +34,15 @@ import iadd_fast
 from iadd_fast import training_progress
 from iadd_fast.artifacts.files import load_tensors, read_json, write_json
 
-EXPERTS: dict[str, Any] = {"count": 3, "epochs": 3, "lr": 0.05}
+# On the processor: a fork of a process that has used a GPU cannot use it.
+EXPERTS: dict[str, Any] = {"count": 3, "epochs": 3, "lr": 0.05, "device": "cpu"}
 DISTILL: dict[str, Any] = {
     "iterations": 24, "steps": 5, "expert_epochs": 1, "max_start_epoch": 2,
     "checkpoint_every": 2, "validate_every": 6, "validation_networks": 1, "validation_epochs": 10,
+    "device": "cpu",
 }  # fmt: skip
 EVALUATE: dict[str, Any] = {
-    "networks": 2, "epochs": 30, "full_epochs": 3, "baselines": ("random",),
+    "networks": 2, "epochs": 30, "full_epochs": 3, "baselines": ("random",), "device": "cpu",
 }  # fmt: skip
 STUDENT = "convnet:width=4,depth=2"
 

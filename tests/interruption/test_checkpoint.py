@@ -24,6 +24,7 @@ from iadd_fast.artifacts.checkpoint import (
 RUN: dict[str, Any] = {
     "iterations": 8, "steps": 3, "expert_epochs": 1, "max_start_epoch": 0,
     "checkpoint_every": 2, "validate_every": 4, "validation_networks": 1, "validation_epochs": 5,
+    "device": "cpu",
 }  # fmt: skip
 
 #: What trains experts.
@@ -38,7 +39,7 @@ def data() -> iadd_fast.Data:
 @pytest.fixture(scope="module")
 def experts(data: iadd_fast.Data) -> iadd_fast.Experts:
     return iadd_fast.train_experts(
-        data, "convnet:width=4,depth=1", count=1, epochs=1, progress=False
+        data, "convnet:width=4,depth=1", count=1, epochs=1, device="cpu", progress=False
     )
 
 

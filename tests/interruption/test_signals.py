@@ -17,11 +17,11 @@ DISTILL = [
     "distill", "digits", "--student", "convnet:width=4,depth=1", "--iterations", "500",
     "--steps", "2",
     "--expert-epochs", "1", "--max-start-epoch", "0", "--validate-every", "500",
-    "--checkpoint-every", "400", "--validation-networks", "1", "--no-progress",
+    "--checkpoint-every", "400", "--validation-networks", "1", "--no-progress", "--device", "cpu",
 ]  # fmt: skip
 EXPERTS = [
     "experts", "digits", "--student", "convnet:width=4,depth=1", "--count", "2",
-    "--epochs", "2000", "--no-progress",
+    "--epochs", "2000", "--no-progress", "--device", "cpu",
 ]  # fmt: skip
 
 

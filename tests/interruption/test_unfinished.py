@@ -21,9 +21,12 @@ from iadd_fast.fused.training import State
 from iadd_fast.training import train_many
 
 STUDENT = "convnet:width=4,depth=1"
-EXPERTS: dict[str, Any] = {"count": 2, "epochs": 5, "lr": 0.05, "momentum": 0.5, "progress": False}
+EXPERTS: dict[str, Any] = {
+    "count": 2, "epochs": 5, "lr": 0.05, "momentum": 0.5, "device": "cpu", "progress": False,
+}  # fmt: skip
 EVALUATE: dict[str, Any] = {
-    "networks": 2, "epochs": 6, "full_epochs": 3, "baselines": (), "progress": False,
+    "networks": 2, "epochs": 6, "full_epochs": 3, "baselines": (), "device": "cpu",
+    "progress": False,
 }  # fmt: skip
 
 
@@ -115,7 +118,7 @@ def test_a_distillation_that_trains_its_experts_is_stopped_with_them(
     training.at, training.do = (9, 2), interrupt
     options: dict[str, Any] = {
         "iterations": 2, "steps": 2, "expert_epochs": 1, "max_start_epoch": 1,
-        "validation_networks": 1, "validation_epochs": 2, "progress": False,
+        "validation_networks": 1, "validation_epochs": 2, "device": "cpu", "progress": False,
     }  # fmt: skip
     with pytest.raises(KeyboardInterrupt, match=r"stopped after epoch 2 of expert 9"):
         iadd_fast.distill(data, student=STUDENT, out=tmp_path, **options)
@@ -247,10 +250,12 @@ def made(data: iadd_fast.Data) -> iadd_fast.DistilledSet:
     """The first image of each class."""
     labels = data.train.labels
     chosen = torch.stack([(labels == label).nonzero()[0, 0] for label in range(10)])
-    experts = iadd_fast.train_experts(data, STUDENT, count=1, epochs=1, progress=False)
+    experts = iadd_fast.train_experts(
+        data, STUDENT, count=1, epochs=1, device="cpu", progress=False
+    )
     distilled = iadd_fast.distill(
         data, experts, student=STUDENT, iterations=1, steps=1, expert_epochs=1, max_start_epoch=0,
-        validation_networks=1, validation_epochs=1, progress=False,
+        validation_networks=1, validation_epochs=1, device="cpu", progress=False,
     )  # fmt: skip
     return dataclasses.replace(distilled, images=data.train.images[chosen], lr=0.05)
 
