@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,10 +22,10 @@ from iadd_fast.experts import resolve_augment
 from iadd_fast.interrupt import DelayedInterrupt
 from iadd_fast.machine import machine
 from iadd_fast.metrics import MetricsLog
-from iadd_fast.seeds import derive
 from iadd_fast.settings import DistillSettings, GradientSettings
 from iadd_fast.students import Student
-from iadd_fast.training import accuracy, placed, train_many
+from iadd_fast.training import placed
+from iadd_fast.validation import validation_accuracy
 from iadd_fast.versions import versions
 
 SET = "distilled.safetensors"
@@ -248,8 +247,15 @@ class Distillation(ABC):
         held = self.data.validation
         score, trained = None, True
         if len(held) > 0:
-            score, trained = self._validation_accuracy(
-                placed(held.images, self.device), held.labels
+            score, trained = validation_accuracy(
+                self.student,
+                (self._set.result, self._set.labels),
+                float(self._set.lr),
+                (placed(held.images, self.device), held.labels),
+                self._options,
+                self.augment,
+                self.ranks,
+                self.iteration,
             )
             row["validation_accuracy"] = score
         before = self.best_summary.get("validation_accuracy")
@@ -263,50 +269,6 @@ class Distillation(ABC):
         if self.on_validation is not None:
             self.on_validation(self.iteration, score)
         return row
-
-    def _validation_accuracy(self, images: Tensor, labels: Tensor) -> tuple[float, bool]:
-        """The mean accuracy, diverged networks with 0 %, and whether any network stayed finite."""
-        options = self._options
-        # The same networks every time: scores of two iterations differ by the set alone.
-        seeds = [derive(options.seed, "validation", k) for k in range(options.validation_networks)]
-        # A row of accuracies and one of networks that stayed finite.
-        scores = torch.zeros(2, len(seeds), dtype=torch.float64, device=self.device)
-        own = range(self.ranks.rank, len(seeds), self.ranks.size)
-        if own:
-            scores[:, own.start :: own.step] = self._scores([seeds[k] for k in own], images, labels)
-        (scores,) = self.ranks.sum([scores])
-        accuracies, finite = scores.tolist()
-        diverged = len(seeds) - int(sum(finite))
-        if diverged:
-            warnings.warn(
-                f"{diverged} of {len(seeds)} validation networks diverged after iteration "
-                f"{self.iteration}, trained with learning rate {float(self._set.lr):.4g}; they "
-                "count as 0 %",
-                UserWarning,
-                stacklevel=2,
-            )
-        return sum(accuracies) / len(seeds), diverged < len(seeds)
-
-    def _scores(self, seeds: list[int], images: Tensor, labels: Tensor) -> Tensor:
-        """Accuracy of one network for each seed, and 1 where its parameters are finite, else 0."""
-        options = self._options
-        thetas = train_many(
-            self.student,
-            torch.stack([self.student.init(derive(s, "initial"), self.device) for s in seeds]),
-            [(self._set.result, self._set.labels)],
-            seeds=seeds,
-            lr=float(self._set.lr),
-            epochs=options.validation_epochs,
-            momentum=0.9,
-            weight_decay=5e-4,
-            decay=True,
-            augment=self.augment,
-            # Rounded weights would be another network than the one that evaluation trains.
-            precision="tf32" if options.precision == "tf32" else "float32",
-        )
-        scores = [accuracy(self.student, theta, images, labels) for theta in thetas]
-        accuracies = torch.tensor(scores, dtype=torch.float64, device=self.device)
-        return torch.stack([accuracies, thetas.isfinite().all(1).to(accuracies)])
 
     def result(self) -> DistilledSet:
         """The set of the best validated iteration."""

@@ -27,6 +27,7 @@ LEVELS = [
         "experts",
         "expert_training",
         "synthetic",
+        "validation",
         "baselines",
         "comparison",
         "planning",

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import iadd_fast
-from iadd_fast import distillation_run, expert_training
 from iadd_fast import evaluation as evaluation_module
+from iadd_fast import expert_training, validation
 from iadd_fast.artifacts.files import write_json
 from iadd_fast.comparison.memory import STATUS
 from iadd_fast.distillation_run import Distillation
@@ -58,7 +58,7 @@ def run_stages(data: iadd_fast.Data, job: Job, out: Path) -> dict[str, Stage]:
             patch.setattr(where, name, counted)
 
         wrap(FusedTrainer, "step", "training steps")
-        for module in (expert_training, distillation_run, evaluation_module):
+        for module in (expert_training, validation, evaluation_module):
             wrap(module, "accuracy", "tests")
         wrap(Distillation, "outer_step", "outer steps")
         wrap(Distillation, "validate", "validations")

@@ -18,11 +18,11 @@ from iadd_fast import (
     distill,
     load_data,
     train_experts,
+    validation,
 )
 from iadd_fast import training as training_module
 from iadd_fast.artifacts import ExpertStore, MemoryExperts
 from iadd_fast.artifacts.files import load_tensors
-from iadd_fast.distillation_run import Distillation
 from iadd_fast.fused.training import State
 from iadd_fast.importance import Uniform, parse_importance
 from iadd_fast.settings import DistillSettings
@@ -150,11 +150,11 @@ def test_a_validation_never_picks_a_network_that_diverged(monkeypatch: pytest.Mo
     """
     scores = iter([None, 0.0, None])
 
-    def scored(self: Distillation, seeds: list[int], images: Tensor, labels: Tensor) -> Tensor:
+    def scored(*_: Any) -> Tensor:
         score = next(scores)
         return torch.tensor([[score or 0.0], [float(score is not None)]], dtype=torch.float64)
 
-    monkeypatch.setattr(Distillation, "_scores", scored)
+    monkeypatch.setattr(validation, "_scores", scored)
     with pytest.warns(
         UserWarning, match="1 of 1 validation networks diverged after iteration [13]"
     ):
