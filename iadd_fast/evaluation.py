@@ -34,7 +34,12 @@ from iadd_fast.evaluation_inputs import (
     space_of,
     students_of,
 )
-from iadd_fast.evaluation_networks import RowInTraining, TrainedNetworks, trained_or_kept
+from iadd_fast.evaluation_networks import (
+    RowInTraining,
+    TrainedNetworks,
+    check_room,
+    trained_or_kept,
+)
 from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
 from iadd_fast.fused.training import State
 from iadd_fast.machine import machine
@@ -122,7 +127,10 @@ def evaluate(
         ValueError: an argument is out of range or unknown; ``data`` has no test part, or samples of
             another shape or another number of classes than ``distilled``; a set of ``beside`` does
             not fit it, or takes a name of another method; a class has fewer training images than
-            the baselines are to choose.
+            the baselines are to choose; ``keep`` has too little room or is in use.
+        OSError: ``keep`` cannot be written to.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, with ``keep`` after the epoch that is running; the
+            same call goes on there.
 
     Warns:
         UserWarning: the set was distilled from other data (its fingerprint differs); networks
@@ -176,6 +184,8 @@ def evaluate(
         nullcontext() if folder is None else exclusive(folder, "evaluate"),
         tqdm(total=total, desc="evaluate", unit="network", disable=not progress) as bar,
     ):
+        if folder is not None:
+            check_room(folder, list(students.values()), networks, len(contenders))
         for architecture, student in students.items():
             for contender in contenders:
                 bar.set_description(f"{contender.method}, {architecture}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from iadd_fast.artifacts.files import (
     check_schema,
+    check_writable,
     load_tensors,
     remove_empty,
     remove_leftovers,
@@ -167,6 +168,18 @@ def trained_or_kept(
     save_tensors(path, {"thetas": thetas}, metadata)
     row.remove(len(thetas))
     return thetas, seconds
+
+
+def check_room(folder: Path, students: Sequence[Student], networks: int, rows: int) -> None:
+    """Raise unless ``folder`` can be written to and has room for so many rows of each student.
+
+    Raises:
+        OSError, ValueError: as :func:`~iadd_fast.artifacts.files.check_writable`.
+    """
+    each = [networks * student.num_parameters * 4 for student in students]
+    there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    # Of the row in training what is kept, what was before it, and the next; each with momentum.
+    check_writable("keep", folder, max(0, rows * sum(each) - there) + 6 * max(each))
 
 
 def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:

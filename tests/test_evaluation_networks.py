@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,14 @@ def test_sets_that_cannot_be_compared_are_refused(
     with pytest.raises(ValueError, match=f"beside: .*{told}"):
         evaluate(SET, DATA, beside={name: other}, **SMALL)
     assert trainings == []
+
+
+def test_too_little_room_is_found_before_the_work(
+    tmp_path: Path, trainings: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks when the disk is found to be full after an hour, or what is there counts again."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(ValueError, match="keep: .* has 0 MiB free; what goes there takes"):
+        evaluate(SET, DATA, keep=tmp_path / "networks", **SMALL)
+    assert trainings == [] and not (tmp_path / "networks").exists()
