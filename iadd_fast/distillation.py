@@ -13,7 +13,7 @@ import torch
 from iadd_fast import arguments
 from iadd_fast.artifacts import DistilledSet, Experts
 from iadd_fast.artifacts.checkpoint import shared_checkpoint
-from iadd_fast.artifacts.files import check_writable
+from iadd_fast.artifacts.files import check_writable, refuse_link
 from iadd_fast.artifacts.folder_lock import exclusive
 from iadd_fast.data import Data
 from iadd_fast.devices import resolve_device
@@ -144,7 +144,7 @@ def distill(
             experts,
             student,
             reach=options.max_start_epoch + options.expert_epochs,
-            folder=None if folder is None else folder / "experts",
+            folder=None if folder is None else refuse_link(folder / "experts"),
             device=where,
             progress=progress,
             augment=options.augment,

@@ -7,6 +7,8 @@ where ``torchrun`` has started it. Nothing is sent as a pickle.
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,12 +19,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+#: Seconds between two looks at what the first process says at the start.
+LOOK = 0.05
 #: How long one process waits for the others before the job ends: a validation may lie between.
 PATIENCE = timedelta(minutes=30)
 
 
 class RankLost(RuntimeError):
     """Another process of the job has ended or does not answer."""
+
+
+class RanksDiffer(RuntimeError):
+    """The processes of the job hold different numbers where they hold the same."""
 
 
 @dataclass
@@ -101,9 +109,10 @@ class Ranks:
         return held.cpu().numpy().tobytes()
 
     def check_equal(self, digest: str, what: str) -> None:
-        """Raise ``RuntimeError`` unless ``digest`` (hex, 64 digits) is the same on all processes.
+        """Raise unless ``digest`` (hex, 64 digits) is the same on all processes.
 
         Raises:
+            RanksDiffer: it is not.
             RankLost: another process has ended.
         """
         if self.size == 1:
@@ -113,7 +122,7 @@ class Ranks:
         both = torch.tensor([*words, *(-word for word in words)], device=_device())
         _together(lambda: dist.all_reduce(both, dist.ReduceOp.MAX))
         if not torch.equal(both[:8], -both[8:]):
-            raise RuntimeError(
+            raise RanksDiffer(
                 f"the processes hold different {what}: their arithmetic differs (other devices, "
                 "versions or thread counts?); the last checkpoint is good"
             )
@@ -162,15 +171,38 @@ def joined() -> Iterator[Ranks]:
 
 
 def _begin() -> None:
-    # torchrun keeps its store from one attempt to the next: without a prefix of its own, a process
-    # may read there where one of the last attempt listened.
     from torch._C._distributed_c10d import PrefixStore  # not in every build of torch
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = PrefixStore(f"iadd_fast/{attempt}", store)
+    store = PrefixStore(f"iadd_fast/{_attempt(store, rank, size)}", store)
     dist.init_process_group(store=store, rank=rank, world_size=size, timeout=PATIENCE)
+
+
+def _attempt(store: Any, rank: int, size: int) -> str:
+    """A name for this start of the job that all its processes have, and no earlier start had.
+
+    torchrun may keep its store from one start to the next: without such a name, a process reads
+    there where one of the last start listened. torchrun's own count of restarts is none: each node
+    counts for itself. So the first process makes one up, and each of the others, which cannot tell
+    whether the one it finds is of now, waits until its own answer to it is confirmed.
+    """
+    own = secrets.token_hex(8)
+    if rank == 0:
+        store.set("iadd_fast/attempt", own)
+        answers = [store.get(f"iadd_fast/{own}/{other}") for other in range(1, size)]
+        store.set(f"iadd_fast/{own}/all", b" ".join(answers))
+        return own
+    until = time.monotonic() + PATIENCE.total_seconds()
+    while time.monotonic() < until:
+        if store.check(["iadd_fast/attempt"]):
+            found = store.get("iadd_fast/attempt").decode()
+            store.set(f"iadd_fast/{found}/{rank}", own)
+            confirmed = f"iadd_fast/{found}/all"
+            if store.check([confirmed]) and own.encode() in store.get(confirmed).split():
+                return str(found)
+        time.sleep(LOOK)
+    raise RuntimeError("the first process does not answer")
 
 
 def _device() -> torch.device:

@@ -17,6 +17,7 @@ from iadd_fast.artifacts.files import (
     check_schema,
     check_writable,
     load_tensors,
+    refuse_link,
     remove_empty,
     remove_leftovers,
     save_tensors,
@@ -69,7 +70,8 @@ class RowInTraining:
     def __init__(self, folder: Path | None, key: Mapping[str, Any], name: str) -> None:
         self.begun: dict[int, State] = {}
         self.seconds = 0.0
-        self._folder, self._key, self._name = folder, key, name
+        self._folder = None if folder is None else refuse_link(folder)
+        self._key, self._name = key, name
         self._keeping = None if folder is None else Keeping()
 
     def look(self, initial: Tensor, epochs: int) -> None:

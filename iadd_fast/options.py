@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shlex
 import sys
 import tomllib
@@ -20,7 +21,7 @@ import typer
 from iadd_fast import arguments
 from iadd_fast.comparison import ContenderFailed
 from iadd_fast.distillation_run import DistillationDiverged
-from iadd_fast.distributed import RankLost, joined, started_by_torchrun
+from iadd_fast.distributed import RankLost, RanksDiffer, joined, started_by_torchrun
 from iadd_fast.expert_training import ExpertDiverged
 from iadd_fast.preset import find_preset
 from iadd_fast.reading import read_text
@@ -90,8 +91,16 @@ def command(
             except USER_ERRORS as error:
                 _fail(error, 2)
             except KeyboardInterrupt as stop:
+                if os.environ.get("RANK", "0") != "0":
+                    raise typer.Exit(130) from None  # the first process says it for all
                 _fail(stop, 130, _same_command() if "out" in known else None)
-            except (DistillationDiverged, ExpertDiverged, ContenderFailed, RankLost) as error:
+            except (
+                DistillationDiverged,
+                ExpertDiverged,
+                ContenderFailed,
+                RankLost,
+                RanksDiffer,
+            ) as error:
                 _fail(error, 1)
 
         parameters = [
@@ -249,18 +258,26 @@ def _same_command() -> str | None:
     program = Path(sys.argv[0])
     if program.name != "iadd-fast" and program.parts[-2:] != ("iadd_fast", "__main__.py"):
         return None  # called from Python
-    command = shlex.join(["iadd-fast", *sys.argv[1:]])
-    return f"{command} (by torchrun, as before)" if started_by_torchrun() else command
+    given = shlex.join(sys.argv[1:])
+    if not started_by_torchrun():
+        return f"iadd-fast {given}"
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        return f"torchrun --standalone --nproc-per-node={processes} -m iadd_fast {given}"
+    return f"torchrun ... -m iadd_fast {given} (on every node, torchrun's own options as before)"
+
+
+def printable(text: str) -> str:
+    """``text`` as one line without what a terminal takes for an order: files can hold anything."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _fail(error: BaseException, status: int, again: str | None = None) -> None:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    text = " ".join(text.split()) or type(error).__name__
-    # What a file is named or holds can be an instruction to the terminal.
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    print(f"iadd-fast: {text}", file=sys.stderr)
+    print(f"iadd-fast: {printable(text) or type(error).__name__}", file=sys.stderr)
     if again is not None:
         print(f"iadd-fast: to go on: {again}", file=sys.stderr)
     raise typer.Exit(status)

@@ -95,8 +95,8 @@ class TrajectoryMatching(Distillation):
         Several processes divide the segments; the means over all of them are the same on each.
         """
         segments = [self._draw_segment(k) for k in self._own_segments()]
-        if self.iteration == 0 and not self.ranks.first:
-            # A policy that begins from the first segment it sees begins from the same one.
+        if not self.importance.begun:
+            # On every process from the same one, also after a step that came to nothing.
             self.importance.weight(self._draw_segment(0))
         weights = [self.importance.weight(segment) for segment in segments]
         results = self._match(segments, weights)

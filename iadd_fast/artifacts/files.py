@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -176,14 +177,11 @@ def check_writable(argument: str, folder: Path, needed: int = 0) -> None:
     """
     try:
         make_folders(folder)
-        probe = folder / ".probe"  # one name, so that one of a killed process is used again
-        try:
-            with probe.open("wb") as file:
-                file.write(bytes(4096))
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            probe.unlink(missing_ok=True)
+        # Without a name, or with a new one: what a stranger's folder holds is not opened.
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
         free = shutil.disk_usage(folder).free
     except NotADirectoryError:
         raise
@@ -192,10 +190,30 @@ def check_writable(argument: str, folder: Path, needed: int = 0) -> None:
             f"{argument}: {folder} cannot be written to ({error.strerror or error})"
         ) from None
     if free < needed:
+        unit, name = (2**20, "MiB") if needed >= 2**20 else (2**10, "KiB")
         raise ValueError(
-            f"{argument}: {folder} has {free / 2**20:,.0f} MiB free; what goes there takes "
-            f"{needed / 2**20:,.0f} MiB"
+            f"{argument}: {folder} has {free / unit:,.0f} {name} free; what goes there takes "
+            f"{needed / unit:,.0f} {name}"
         )
+
+
+def refuse_link(folder: Path) -> Path:
+    """``folder``, a name of the package's own in a folder that a stranger may have made.
+
+    Raises:
+        ValueError: it is a link, through which files elsewhere would be written or removed.
+    """
+    if folder.is_symlink():
+        raise ValueError(
+            f"{folder}: is a link to {folder.resolve()}; takes a folder of its own there, or none"
+        )
+    return folder
+
+
+def own_folder(folder: Path) -> Path:
+    """:func:`refuse_link`, and the folder made where it is missing."""
+    refuse_link(folder).mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def remove_leftovers(path: Path) -> None:

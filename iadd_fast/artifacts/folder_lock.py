@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from iadd_fast.artifacts.files import make_folders, remove_empty
+from iadd_fast.reading import parse_json
 
 LOCK = ".lock"
 
@@ -83,7 +85,11 @@ def _opened(path: Path) -> IO[str]:
     """The file of a lock, made where it is missing; not truncated, for it may be another's."""
     # Not through a link, at whose end another file would be overwritten.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    return os.fdopen(os.open(path, flags, 0o666), "r+")
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path}: is no regular file; remove it")
+    return os.fdopen(descriptor, "r+")
 
 
 def _is_at(path: Path, file: IO[str]) -> bool:
@@ -111,7 +117,7 @@ def _lock(file: IO[str]) -> bool | None:
 def _holder(file: IO[str]) -> dict[str, Any] | None:
     file.seek(0)
     try:
-        found = json.loads(file.read(4096))
+        found = parse_json(file.read(4096))
     except ValueError:  # empty, or a process died while it wrote it
         return None
     return found if isinstance(found, dict) else None

@@ -9,6 +9,7 @@ tensor is its shape and the room it has in the file, and torch gets what passed.
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -151,9 +152,48 @@ _ADMITTED: dict[str, Callable[..., Any] | None] = {
 }
 
 
+#: The last records of a zip: the end, and in front of it those for large files.
+_END = struct.Struct("<4s4H2LH")
+_END_64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR = struct.Struct("<4sLQL")
+
+
+def _check_end(file: IO[bytes], size: int) -> int:
+    """How many records the archive says it has, of the one directory that every reader finds.
+
+    Python takes the directory that stands right before the end, torch the one at the place that the
+    end says: a file could show a harmless one to the first and anything to the second.
+    """
+    at = size - _END.size
+    if at < 0:
+        raise _Refused("it is damaged or no PyTorch file")
+    file.seek(at)
+    signature, *_, count, length, offset, comment = _END.unpack(file.read(_END.size))
+    if signature != b"PK\5\6" or comment:
+        raise _Refused("its directory does not end where the file does")
+    if at >= _LOCATOR.size:
+        file.seek(at - _LOCATOR.size)
+        signature, _, place, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))
+        if signature == b"PK\6\7":
+            at -= _LOCATOR.size + _END_64.size
+            if place != at:
+                raise _Refused("its directory is in two places")
+            file.seek(at)
+            signature, *_, count, length, offset = _END_64.unpack(file.read(_END_64.size))
+            if signature != b"PK\6\6":
+                raise _Refused("its directory is damaged")
+    if offset + length != at:
+        raise _Refused("its directory is in two places")
+    file.seek(0)
+    return int(count)
+
+
 def _check_zip(file: IO[bytes], size: int) -> None:
+    count = _check_end(file, size)
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
+        if len(records) != count:
+            raise _Refused(f"it holds {len(records)} records and announces {count}")
         names = [info.filename.casefold() for info in records]  # as torch looks for them
         if len(set(names)) < len(names) or len({name.partition("/")[0] for name in names}) > 1:
             raise _Refused("it holds two records of one name")

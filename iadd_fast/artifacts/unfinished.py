@@ -15,7 +15,7 @@ from iadd_fast.artifacts.checkpoint import (
     remove_checkpoints,
     save_checkpoint,
 )
-from iadd_fast.artifacts.files import remove_leftovers
+from iadd_fast.artifacts.files import refuse_link, remove_leftovers
 
 
 def save_unfinished(
@@ -27,6 +27,7 @@ def save_unfinished(
         folder: its own. key: what is trained and how (JSON-able).
         tensors, metadata: what :func:`load_unfinished` gives back.
     """
+    refuse_link(folder)
     save_checkpoint(folder, tensors, {"key": dict(key), **metadata})
 
 
@@ -38,10 +39,13 @@ def load_unfinished(
     One of another network counts as none, and so does one that cannot be read: a network is lost,
     not the job. Nobody else may work in ``folder``.
 
+    Raises:
+        ValueError: ``folder`` is a link.
+
     Warns:
         UserWarning: a damaged checkpoint was passed over.
     """
-    if not folder.is_dir():
+    if not refuse_link(folder).is_dir():
         return None
     try:
         found, reasons = newest_checkpoint(folder)
@@ -57,7 +61,7 @@ def load_unfinished(
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what was kept of a network; whatever else is in its folder stays."""
-    if not folder.is_dir():
+    if folder.is_symlink() or not folder.is_dir():
         return
     remove_leftovers(folder / CHECKPOINT)
     remove_checkpoints(folder)

@@ -11,7 +11,7 @@ import iadd_fast.cli.plan
 import iadd_fast.cli.report
 import iadd_fast.cli.tune  # noqa: F401 - each registers its command
 from iadd_fast.artifacts import DistilledSet
-from iadd_fast.artifacts.files import check_writable, write_json
+from iadd_fast.artifacts.files import check_writable, refuse_link, write_json
 from iadd_fast.cli.common import (
     EVALUATION,
     METRICS,
@@ -30,7 +30,7 @@ from iadd_fast.distributed import Ranks
 from iadd_fast.doctor import diagnose
 from iadd_fast.evaluation import evaluate
 from iadd_fast.experts import train_experts
-from iadd_fast.options import Values, command
+from iadd_fast.options import Values, command, printable
 from iadd_fast.settings import METHODS, ExpertSettings, Settings, setting
 
 __all__ = ["app", "main"]
@@ -38,7 +38,9 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Run the command line."""
-    warnings.formatwarning = lambda message, *_, **__: f"iadd-fast: warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"iadd-fast: warning: {printable(str(message))}\n"
+    )
     app()
 
 
@@ -201,7 +203,7 @@ def evaluate_command(values: Values) -> None:
     folder = path.parent if out is None else out
     check_writable("out", folder)
     evaluation = evaluate(
-        DistilledSet.load(path), data_of(values), keep=folder / NETWORKS, **options
+        DistilledSet.load(path), data_of(values), keep=refuse_link(folder / NETWORKS), **options
     )
     target = folder / EVALUATION
     write_json(target, evaluation.to_dict())

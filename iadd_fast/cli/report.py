@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iadd_fast.artifacts import DistilledSet
-from iadd_fast.artifacts.files import check_writable, read_json
+from iadd_fast.artifacts.files import check_writable, read_json, refuse_link
 from iadd_fast.audit.names import names_of
 from iadd_fast.cli.common import EVALUATION, METRICS, NETWORKS, SET, DataOptions, app, data_of, of
 from iadd_fast.data import Data
@@ -105,7 +105,7 @@ def report_command(values: Values) -> None:
             beside=dict(zip(names_of(others), others, strict=True)),
             slices=_slices(values["slices"], data),
             metrics=metrics,
-            keep=out / NETWORKS,
+            keep=refuse_link(out / NETWORKS),
             **{name: values[name] for name in MEASURED},
         )
         page = write_report(

@@ -88,6 +88,11 @@ class Adaptive(Importance):
         )
         self._begun = self.initial == "uniform"
 
+    @property
+    def begun(self) -> bool:
+        """Whether v is there: from the start, or since the first segment's Fisher information."""
+        return self._begun
+
     def weight(self, segment: Segment) -> Tensor:
         if not self._begun:
             information = fisher_information(self._setting, segment.target).sqrt()

@@ -54,6 +54,14 @@ class Importance(ABC):
     #: whether ``w`` also stands in the denominator of the distance
     normaliser: ClassVar[Normaliser] = "weighted"
 
+    @property
+    def begun(self) -> bool:
+        """False where the next segment decides what the policy begins from.
+
+        Of several processes each then shows it the first segment of the outer step before its own.
+        """
+        return True
+
     @abstractmethod
     def prepare(self, setting: Setting) -> None:
         """Allocate what the policy keeps, for the student of ``setting``."""

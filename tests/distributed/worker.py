@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import iadd_fast
 from iadd_fast.distributed import Ranks, joined
+from iadd_fast.importance.policy import Segment
+from iadd_fast.trajectory_matching import TrajectoryMatching
 
 STUDENT = "convnet:width=4,depth=1"
 EXPERTS: dict[str, Any] = {"count": 5, "epochs": 2, "lr": 0.05}
@@ -26,7 +29,14 @@ MATCHING: dict[str, Any] = {
 #: Runs by the folder each goes to.
 RUNS: dict[str, dict[str, Any]] = {
     "adaptive": {**MATCHING, "importance": "adaptive:learning_rate=0.1"},
-    "fisher": {**MATCHING, "importance": "adaptive:initial=fisher", "soft_labels": True},
+    # Of 4 segments the first process has the first neither of 2 nor of 4.
+    "fisher": {
+        **MATCHING,
+        "importance": "adaptive:initial=fisher",
+        "soft_labels": True,
+        "trajectories": 4,
+    },
+    "skipped": {**MATCHING, "importance": "prune:initial=fisher", "trajectories": 4},
     "ranked": {**MATCHING, "importance": "ranked"},
     "uniform": {**MATCHING, "importance": "uniform", "batch_size": 4, "ema": 0.9},
     "gradient": {**OUTER, "method": "gradient", "image_updates": 2, "network_epochs": 1},
@@ -39,13 +49,24 @@ def small_data() -> iadd_fast.Data:
 
 
 def distil(data: iadd_fast.Data, folder: Path, name: str, **more: Any) -> iadd_fast.DistilledSet:
-    """The run ``name`` in its folder."""
+    """The run ``name`` in its folder; of ``skipped`` the first step comes to nothing."""
     options = {**RUNS[name], **more}
     experts = None if options.get("method") == "gradient" else folder / "experts"
     student = STUDENT if experts is None else None
-    return iadd_fast.distill(
-        data, experts, student=student, out=folder / name, progress=False, **options
-    )
+    target = TrajectoryMatching._target
+
+    def none_at_first(self: TrajectoryMatching, segment: Segment) -> Tensor:
+        found = target(self, segment)
+        return torch.full_like(found, torch.nan) if self.iteration == 0 else found
+
+    if name == "skipped":
+        TrajectoryMatching._target = none_at_first  # type: ignore[method-assign]
+    try:
+        return iadd_fast.distill(
+            data, experts, student=student, out=folder / name, progress=False, **options
+        )
+    finally:
+        TrajectoryMatching._target = target  # type: ignore[method-assign]
 
 
 def everything(folder: Path) -> None:
