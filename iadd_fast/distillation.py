@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,7 +24,7 @@ from iadd_fast.experts import resolve_augment, resolve_student, teachers
 from iadd_fast.gradient_matching import GradientMatching
 from iadd_fast.importance import Importance, parse_importance
 from iadd_fast.preset import Preset, find_preset
-from iadd_fast.settings import METHODS, DistillSettings, settings_of
+from iadd_fast.settings import METHODS, DistillSettings, ExpertSettings, settings_of
 from iadd_fast.students import Student
 from iadd_fast.synthetic import check_images_per_class
 from iadd_fast.trajectory_matching import TrajectoryMatching
@@ -128,9 +129,15 @@ def distill(
         policy = parse_importance(importance)
     else:
         _check_no_teachers(experts, importance)
+    needed = 0
+    if isinstance(options, DistillSettings) and experts is None:
+        reach = options.max_start_epoch + options.expert_epochs
+        network = resolve_student(student, data, chosen)
+        taught = ExpertSettings.of(**({} if chosen is None else chosen.values("experts")))
+        needed = _room(data, network, images_per_class, taught.count * (reach + 1), folder)
     with exclusive(folder, "distill") if folder is not None and ranks.first else nullcontext():
         if folder is not None and ranks.first:
-            check_writable("out", folder)
+            check_writable("out", folder, 0 if experts is not None else needed)
         run: Distillation
         if not isinstance(options, DistillSettings):
             student = resolve_student(student, data, chosen)
@@ -164,6 +171,23 @@ def distill(
             on_validation,
         )
         return run.run(progress, should_stop)
+
+
+def _room(
+    data: Data, student: Student, images_per_class: int, snapshots: int, folder: Path | None
+) -> int:
+    """About the bytes that so many snapshots of experts and the checkpoints after them take."""
+    values = images_per_class * data.num_classes * math.prod(data.sample_shape)
+    # Four checkpoints (this one, that before, the next, the result) of three states each; a policy
+    # keeps up to three numbers a parameter.
+    checkpoints = 4 * 3 * 4 * (values + 3 * student.num_parameters)
+    experts = snapshots * 4 * student.num_parameters
+    there = (
+        0
+        if folder is None
+        else sum(path.stat().st_size for path in (folder / "experts").glob("expert_*.safetensors"))
+    )
+    return checkpoints + max(0, experts - there)
 
 
 def _with_trajectories(

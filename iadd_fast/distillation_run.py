@@ -18,7 +18,7 @@ from iadd_fast.artifacts.checkpoint import CHECKPOINT, save_checkpoint, shared_c
 from iadd_fast.artifacts.files import check_writable, digest, remove_leftovers
 from iadd_fast.data import Data
 from iadd_fast.distributed import Ranks
-from iadd_fast.experts import resolve_augment
+from iadd_fast.experts import resolve_augment, validation_fingerprint
 from iadd_fast.interrupt import DelayedInterrupt
 from iadd_fast.machine import machine
 from iadd_fast.metrics import MetricsLog
@@ -31,6 +31,8 @@ from iadd_fast.versions import versions
 SET = "distilled.safetensors"
 #: May change while a run goes on: a preset is another way to give settings, the others move no bit.
 NEUTRAL = ("preset", "memory_budget", "checkpoint_every")
+#: Not in the checkpoints of early versions, which are gone on from without them.
+LATER = ("experts", "validation")
 
 #: Told (iterations done, validation accuracy in percent or None) right after every validation.
 OnValidation = Callable[[int, float | None], None]
@@ -108,6 +110,7 @@ class Distillation(ABC):
             **config,
             "student": student.spec,
             "data": data.fingerprint,
+            "validation": validation_fingerprint(data),
             "transform": data.transform.kind,
             **options.to_dict(),
         }
@@ -362,7 +365,8 @@ class Distillation(ABC):
         """Names of what is not as in the configuration ``saved``."""
         if saved.get("method") != self.config.get("method"):
             return ["method"]
-        return [k for k in self.config if k not in NEUTRAL and saved.get(k) != self.config[k]]
+        named = [k for k in self.config if k not in NEUTRAL and (k in saved or k not in LATER)]
+        return [k for k in named if saved.get(k) != self.config[k]]
 
     def _put_back(self, learned: Mapping[str, Tensor]) -> None:
         """Every part to its state in :meth:`_learned`."""

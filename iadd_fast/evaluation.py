@@ -286,6 +286,7 @@ def _trained(
                 augment=protocol.families,
                 on_epoch=after_epoch,
                 begun=row.begun,
+                on_round=row.after_round,
                 **options,
             )
         seconds = row.seconds + _clock(protocol.device) - started - row.spent_keeping

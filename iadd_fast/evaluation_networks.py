@@ -99,9 +99,14 @@ class RowInTraining:
             self._keeping.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._keeping is not None:
-            self._keeping.__exit__()
+            self._keeping.__exit__(kind)
+
+    def after_round(self) -> None:
+        """For ``on_round``."""
+        if self._keeping is not None:
+            self._keeping.after_round()
 
     @property
     def spent_keeping(self) -> float:

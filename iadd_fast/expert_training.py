@@ -29,6 +29,8 @@ from iadd_fast.training_progress import Keeping
 LOOK = 0.5
 #: Experts that a process with a GPU takes from the folder at once, where no setting says it.
 TAKEN = 8
+#: Most that one process alone claims at once; each claim is an open file.
+CLAIMED = 256
 
 
 class ExpertDiverged(RuntimeError):
@@ -212,6 +214,7 @@ class ExpertTraining:
                 at_once=options.at_once,
                 precision=options.precision,
                 begun=begun,
+                on_round=None if keeping is None else keeping.after_round,
             )
 
     def _check(self, trajectory: Trajectory, state: State) -> None:
@@ -244,11 +247,14 @@ def share_out(
 
     Each is held by a lock of its own in the folder, which the system lets go of when its holder
     dies: then another takes it, where its holder last kept it. A process begins with its own share
-    and goes on with the others'.
+    and goes on with the others'. One alone claims them too: processes of a job whose first one died
+    may still be training here.
     """
     while missing := store.missing():
         fair = -(-len(missing) // ranks.size)
         wanted = min(fair, TAKEN if at_once is None else at_once)
+        if ranks.size == 1:
+            wanted = min(fair, CLAIMED)
         own = missing[ranks.rank :: ranks.size]
         with ExitStack() as claims:
             taken: list[int] = []

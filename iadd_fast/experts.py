@@ -11,8 +11,8 @@ from torch import Tensor
 
 from iadd_fast import arguments
 from iadd_fast.artifacts import Experts, ExpertStore, MemoryExperts, load_mtt_buffers
-from iadd_fast.artifacts.expert_store import MANIFEST
-from iadd_fast.artifacts.files import check_writable, remove_leftovers
+from iadd_fast.artifacts.expert_store import MANIFEST, VALIDATION
+from iadd_fast.artifacts.files import check_writable, digest, remove_leftovers
 from iadd_fast.artifacts.folder_lock import exclusive
 from iadd_fast.augment import DSA, Augmentation
 from iadd_fast.data import Data
@@ -120,6 +120,7 @@ def train_experts(
                 "augment": str(augment) if augment else "none",
                 "transform": data.transform.kind,
                 "images": len(data.train),
+                VALIDATION: validation_fingerprint(data),
             },
             data_fingerprint=data.fingerprint,
             data_name=data.name,
@@ -136,12 +137,7 @@ def train_experts(
 
         shown = progress and ranks.first
         training = ExpertTraining(student, data, options, augment, where, shown, store, stored)
-        if ranks.size > 1:
-            at_once = options.at_once if where.type == "cuda" else 1
-            share_out(store, ranks, at_once, training.train)
-        elif missing := store.missing():
-            store.remove_leftovers(missing)
-            training.train(missing)
+        share_out(store, ranks, options.at_once if where.type == "cuda" else 1, training.train)
     return store
 
 
@@ -164,7 +160,8 @@ def teachers(
     not given is the experts' own, else the preset's.
 
     Raises:
-        ValueError: the experts have other parameters, too few epochs or other training data.
+        ValueError: the experts have other parameters, too few epochs or other training data; one
+            is missing between others.
     """
     if experts is None:
         network = resolve_student(student, data, preset)
@@ -187,6 +184,12 @@ def teachers(
         network = resolve_student(student, data, preset)
     if len(experts) == 0:
         raise ValueError("experts: none is finished yet; train at least one")
+    if isinstance(experts, ExpertStore) and max(experts.finished()) >= len(experts):
+        missing = ", ".join(map(str, experts.missing()[:10]))
+        raise ValueError(
+            f"experts: {experts.path} lacks expert {missing} before others; finish them "
+            "(train_experts with the same settings goes on)"
+        )
     if experts.num_parameters != network.num_parameters:
         raise ValueError(
             f"experts: have {experts.num_parameters} parameters; the student {network.spec} has "
@@ -207,12 +210,29 @@ def _check_same_data(experts: ExpertStore, data: Data) -> None:
             f"experts: were trained on {experts.data_name!r} with fingerprint "
             f"{experts.data_fingerprint[:12]}; the data is {data.name!r}, {data.fingerprint[:12]}"
         )
+    held = experts.settings.get(VALIDATION)
+    if held is not None and held != validation_fingerprint(data):
+        raise ValueError(
+            "experts: were trained with other images held out for validation than the data's; load "
+            "it with the same seed and validation_fraction, or train experts on this split"
+        )
     transform = experts.settings.get("transform")
     if transform != data.transform.kind:
         raise ValueError(
             f"experts: were trained on images normalised by {transform!r}; the data was loaded "
             f"with normalise={data.transform.kind!r}"
         )
+
+
+#: Images that stand for a validation part.
+SAMPLED = 256
+
+
+def validation_fingerprint(data: Data) -> str:
+    """A SHA-256 over the labels of the validation part and some of its images, evenly spaced."""
+    held = data.validation
+    step = max(1, len(held) // SAMPLED)
+    return digest([held.labels, held.images[::step]])[:16]
 
 
 def resolve_student(

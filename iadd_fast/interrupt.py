@@ -18,10 +18,15 @@ class DelayedInterrupt:
     half done. Outside the main thread, where Python delivers no signals, nothing changes. One that
     stands around another hears of its signal when that one ends, so that it is not lost in a loop's
     last step.
+
+    Attributes:
+        requested: whether there was one.
+        handed_on: at the end, whether one that stands around this has heard of it.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.handed_on = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -39,4 +44,4 @@ class DelayedInterrupt:
             signal.signal(number, handler)
             around = getattr(handler, "__self__", None)
             if self.requested and isinstance(around, DelayedInterrupt):
-                around.requested = True
+                around.requested = self.handed_on = True

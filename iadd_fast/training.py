@@ -108,6 +108,7 @@ def train_many(
     engine: str = "auto",
     precision: str = "float32",
     begun: Mapping[int, State] | None = None,
+    on_round: Callable[[], None] | None = None,
 ) -> Tensor:
     """:func:`train` for K networks: the same results, on a GPU several side by side.
 
@@ -123,6 +124,8 @@ def train_many(
         begun: states that ``on_epoch`` was told of in an earlier call, by the network's number.
             They go on there, to the same bits as if they had never stopped, whatever their row of
             ``thetas`` holds; ``on_epoch`` is told of what comes after.
+        on_round: called after ``on_epoch`` was told of all that train side by side: no network is
+            in the middle of an epoch then.
         The others: as :func:`train` takes them, equal for all networks.
 
     Returns:
@@ -166,11 +169,21 @@ def train_many(
     thetas = thetas.detach()
     with products_in(precision, thetas.device):
         if fused:
-            return train_fused(student, thetas, sets, seeds, recipe, on_epoch, at_once, begun)
+            return train_fused(
+                student, thetas, sets, seeds, recipe, on_epoch, at_once, begun, on_round
+            )
         return torch.stack(
             [
                 _train_plain(
-                    student, thetas[k], *sets[k], seeds[k], recipe, k, on_epoch, begun.get(k)
+                    student,
+                    thetas[k],
+                    *sets[k],
+                    seeds[k],
+                    recipe,
+                    k,
+                    on_epoch,
+                    begun.get(k),
+                    on_round,
                 )
                 for k in range(len(thetas))
             ]
@@ -199,6 +212,7 @@ def _train_plain(
     network: int,
     on_epoch: OnEpoch | None,
     begun: State | None,
+    on_round: Callable[[], None] | None,
 ) -> Tensor:
     done, momentum = 0, None
     if begun is not None:
@@ -243,6 +257,8 @@ def _train_plain(
             sgd.step()
         if on_epoch is not None:
             on_epoch(network, state(epoch + 1))
+        if on_round is not None:
+            on_round()
     return theta.detach()
 
 

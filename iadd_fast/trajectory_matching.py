@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from iadd_fast.artifacts import DistilledSet, Experts
+from iadd_fast.artifacts.trajectories import fingerprint_of
 from iadd_fast.data import Data
 from iadd_fast.distillation_run import Distillation, OnValidation, Stateful
 from iadd_fast.importance import Importance, Segment, Setting
@@ -67,6 +68,7 @@ class TrajectoryMatching(Distillation):
             "preset": preset,
             "images_per_class": images_per_class,
             "importance": importance.describe(),
+            "experts": fingerprint_of(experts),
         }
         super().__init__(
             data, student, options, self.synthetic, config, folder, device, on_validation

@@ -19,11 +19,13 @@ from iadd_fast.artifacts.mtt import load_mtt_set, save_mtt_set
 from iadd_fast.augment import Augmentation
 from iadd_fast.data.dataset import Data
 from iadd_fast.data.transform import TENSOR_NAMES, Transform, transform_from
-from iadd_fast.reading import check_text
+from iadd_fast.reading import check_memory, check_text
 from iadd_fast.students import NAMES, Student, build, for_data, parse_student
 
 KIND = "distilled set"
 _TRANSFORM = "transform."
+#: float32 copies of a network's parameters that are in memory while it is trained.
+_COPIES = 6
 #: Of what is computed with; float8 and its kin have no arithmetic.
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -350,6 +352,11 @@ class DistilledSet:
         student = self._shape_of_student()
         if student is None:
             return
+        # What training holds of it: parameters, gradient, momentum, and copies of each.
+        check_memory(
+            f"student_spec: a network of {student.num_parameters:,} parameters",
+            _COPIES * 4 * student.num_parameters,
+        )
         image = self.images[:1].to("meta")
         theta = torch.empty(student.num_parameters, dtype=image.dtype, device="meta")
         try:

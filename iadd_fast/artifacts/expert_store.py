@@ -31,6 +31,8 @@ from iadd_fast.artifacts.unfinished import remove_unfinished
 from iadd_fast.devices import resolve_device
 
 MANIFEST = "manifest.json"
+#: The setting that says which images were held out.
+VALIDATION = "validation"
 SCHEMA = 1
 STORE_KIND = "experts"
 EXPERT_KIND = "expert"
@@ -118,6 +120,8 @@ class ExpertStore:
                 )
             write_json(path / MANIFEST, {"kind": STORE_KIND, "schema": SCHEMA, **asked})
         here = _read_manifest(path)
+        if VALIDATION not in here["settings"]:  # a store of an early version
+            asked["settings"].pop(VALIDATION, None)
         differing = list(_differences({key: here[key] for key in asked}, asked))
         if differing:
             raise ValueError(
@@ -252,6 +256,21 @@ class ExpertStore:
                 "it and train this expert again"
             )
         return row.to(resolve_device(device))
+
+    def last_digests(self) -> list[str]:
+        """A SHA-256 of each finished expert's last snapshot; as written, so nothing large is read.
+
+        Raises:
+            ValueError: as :meth:`snapshot`.
+        """
+        found = []
+        for index in self.finished():
+            with self._opened(index) as (_, metadata):
+                written = metadata.get("snapshots_sha256")
+            if not isinstance(written, list) or len(written) != self.epochs + 1:
+                written = [digest([self.snapshot(index, self.epochs)])]  # of an early version
+            found.append(str(written[-1]))
+        return found
 
     def metrics(self, index: int) -> dict[str, Any]:
         """The metrics stored with expert ``index``; raises as :meth:`snapshot`."""

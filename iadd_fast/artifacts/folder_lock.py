@@ -41,16 +41,19 @@ def exclusive(folder: Path, what: str, name: str = LOCK) -> Iterator[None]:
         FolderInUse: another run holds it; the message has what it is, process, machine and since
             when.
         NotADirectoryError: ``folder`` or a parent of it is a file.
+        OSError: it cannot be written to.
 
     Warns:
         UserWarning: the holder before has ended without letting go.
     """
-    made = make_folders(folder)
+    with _naming(folder):
+        made = make_folders(folder)
     path = folder / name
     try:
         with ExitStack() as stack:
             while True:
-                file = stack.enter_context(_opened(path))
+                with _naming(folder):
+                    file = stack.enter_context(_opened(path))
                 locked = _lock(file)
                 # Its holder may have removed it, with the folder, between the two.
                 if locked is not True or _is_at(path, file):
@@ -69,7 +72,8 @@ def exclusive(folder: Path, what: str, name: str = LOCK) -> Iterator[None]:
                 "machine": socket.gethostname(),
                 "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
             }
-            _write(file, mine)
+            with _naming(folder):
+                _write(file, mine)
             try:
                 yield
             finally:
@@ -79,6 +83,19 @@ def exclusive(folder: Path, what: str, name: str = LOCK) -> Iterator[None]:
             path.unlink(missing_ok=True)
             remove_empty(made)
         raise
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """The system's own errors with the folder's name."""
+    try:
+        yield
+    except NotADirectoryError:
+        raise
+    except OSError as error:
+        raise type(error)(
+            f"out: {folder} cannot be written to ({error.strerror or error})"
+        ) from None
 
 
 def _opened(path: Path) -> IO[str]:

@@ -43,6 +43,7 @@ def load_mtt_buffers(path: str | Path, student: Student | None = None) -> Memory
 
     Raises:
         FileNotFoundError: there is no such file, or no buffer in the folder.
+        TypeError: ``student`` is none.
         ValueError: a file holds anything but tensors in lists (it is loaded with
             ``weights_only=True``, so code in it never runs), has another structure or other shapes,
             holds values that are not finite, or trajectories whose snapshots are all equal. The
@@ -52,6 +53,7 @@ def load_mtt_buffers(path: str | Path, student: Student | None = None) -> Memory
         UserWarning: the files take more than 2 GiB; :func:`convert_mtt_buffers` makes a folder of
             them that is read as it is needed.
     """
+    _check_student(student)
     size = sum(file.stat().st_size for file in buffer_files(path))
     if size > LARGE:
         warnings.warn(
@@ -65,6 +67,7 @@ def load_mtt_buffers(path: str | Path, student: Student | None = None) -> Memory
 
 def trajectories_of(path: str | Path, student: Student | None = None) -> Iterator[Tensor]:
     """The trajectories of :func:`load_mtt_buffers` one by one; one file at a time is in memory."""
+    _check_student(student)
     shapes = None if student is None else [entry.shape for entry in student.parameters]
     snapshots: int | None = None
     for file in buffer_files(path):
@@ -114,10 +117,11 @@ def load_mtt_set(path: str | Path, experiment: int = 0) -> MTTSet:
 
     Raises:
         FileNotFoundError: there is no such file, or none of the labels.
-        ValueError: the name is another, or a file holds something else. All are loaded with
-            ``weights_only=True``: code in them never runs.
+        ValueError: the name is another, a file holds something else, or ``experiment`` is no place
+            of a set. All are loaded with ``weights_only=True``: code in them never runs.
     """
     path = arguments.path("path", path)
+    experiment = arguments.whole("experiment", experiment, least=0)
     if path.is_dir():
         path = _images_file(path)
     match = _IMAGES_NAME.fullmatch(existing_file(path).name)
@@ -150,14 +154,18 @@ def save_mtt_set(folder: str | Path, images: Tensor, labels: Tensor, lr: float) 
         lr: the learned learning rate; stored as a float64 tensor without dimensions.
 
     Raises:
-        ValueError: as many labels as images are needed.
+        TypeError: images or labels are no tensor.
+        ValueError: as many labels as images are needed; or ``lr`` is no number.
     """
+    arguments.tensor("images", images)
+    arguments.tensor("labels", labels)
+    rate = arguments.number("lr", lr)
     if len(images) != len(labels):
         raise ValueError(f"labels: got {len(labels)} for {len(images)} images")
     files = {
         "images_best.pt": images,
         "labels_best.pt": labels,
-        "lr_best.pt": torch.tensor(float(lr), dtype=torch.float64),
+        "lr_best.pt": torch.tensor(rate, dtype=torch.float64),
     }
     for name, tensor in files.items():
         # Cloned, because torch.save writes the whole memory that a view belongs to.
@@ -190,6 +198,10 @@ def buffer_files(path: str | Path) -> list[Path]:
     return [entry for _, entry in sorted(numbered)]
 
 
+def _check_student(student: Any) -> None:
+    arguments.instance("student", student, Student | None, "a Student or None")
+
+
 def _images_file(folder: Path) -> Path:
     best = folder / "images_best.pt"
     if best.is_file():
@@ -206,7 +218,7 @@ def _load_dc_set(path: Path, experiment: int) -> MTTSet:
     sets = content.get("data") if isinstance(content, Mapping) else None
     if not isinstance(sets, list) or not sets:
         raise ValueError(f"{path}: is no distilled set; takes {_SET}")
-    if not 0 <= experiment < len(sets):
+    if experiment >= len(sets):
         raise ValueError(
             f"experiment: got {experiment}; takes 0 to {len(sets) - 1}, for {path} holds "
             f"{len(sets)} sets"

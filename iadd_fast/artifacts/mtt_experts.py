@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from iadd_fast import arguments
 from iadd_fast.artifacts.expert_store import ExpertStore
 from iadd_fast.artifacts.mtt import buffer_files, trajectories_of
 from iadd_fast.data.dataset import Data
@@ -26,9 +27,12 @@ def convert_mtt_buffers(
             not say; a distillation will insist on this data.
 
     Raises:
+        TypeError: ``student`` or ``data`` is none.
         FileNotFoundError, ValueError: as :func:`~iadd_fast.artifacts.mtt.load_mtt_buffers`; or
             ``out`` holds experts of something else.
     """
+    arguments.instance("student", student, Student, "a Student")
+    arguments.instance("data", data, Data, "data from load_data")
     count, epochs = 0, 0
     for trajectory in trajectories_of(path, student):
         count, epochs = count + 1, len(trajectory) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Protocol, runtime_checkable
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from iadd_fast import arguments
+from iadd_fast.artifacts.files import digest
 from iadd_fast.devices import resolve_device
 
 
@@ -79,6 +81,22 @@ class MemoryExperts:
         check_range("index", index, len(self))
         check_range("epoch", epoch, self.epochs + 1)
         return self.trajectories[index][epoch].to(resolve_device(device), copy=True)
+
+    def last_digests(self) -> list[str]:
+        """A SHA-256 of each expert's last snapshot."""
+        return [digest([trajectory[-1]]) for trajectory in self.trajectories]
+
+
+def fingerprint_of(experts: Experts) -> str:
+    """How many experts of how many epochs, and a SHA-256 over what each ends with."""
+    own = getattr(experts, "last_digests", None)
+    ends = (
+        own()
+        if own
+        else [digest([experts.snapshot(k, experts.epochs)]) for k in range(len(experts))]
+    )
+    found = hashlib.sha256("".join(ends).encode()).hexdigest()
+    return f"{len(experts)} of {experts.epochs} epochs, {found[:16]}"
 
 
 def check_trajectory(snapshots: Tensor, what: str) -> None:

@@ -257,6 +257,7 @@ def train_fused(
     on_epoch: OnEpoch | None = None,
     side_by_side: int | None = None,
     begun: Mapping[int, State] | None = None,
+    on_round: Callable[[], None] | None = None,
 ) -> Tensor:
     """Train one or many networks of one architecture; the results do not depend on the grouping.
 
@@ -277,6 +278,7 @@ def train_fused(
         side_by_side: networks of a group; default :func:`choices.networks_at_once`.
         begun: states of those networks that are some epochs on; they go on there. Neighbours of
             equal epochs form a group.
+        on_round: called when all networks of a group have done an epoch and ``on_epoch`` knows.
 
     Returns:
         The final parameters ``[K, P]``.
@@ -313,6 +315,8 @@ def train_fused(
                 if on_epoch is not None and told[index] < epoch:
                     on_epoch(index, fleet.trainers[number].state(epoch))
                 told[index] = max(told[index], epoch)
+            if on_round is not None:
+                on_round()
         if ran_out is None:
             for number, index in enumerate(group):
                 finals[index].copy_(fleet.trainers[number].theta)

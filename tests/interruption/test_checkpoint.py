@@ -20,6 +20,8 @@ from iadd_fast.artifacts.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from iadd_fast.artifacts.files import load_tensors, read_json, save_tensors, write_json
+from iadd_fast.students import parse_student
 
 RUN: dict[str, Any] = {
     "iterations": 8, "steps": 3, "expert_epochs": 1, "max_start_epoch": 0,
@@ -196,3 +198,111 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(
         iadd_fast.train_experts(data, "mlp", tmp_path / "b", progress=False)
     with pytest.raises(PermissionError, match=told):
         iadd_fast.tune(data, tmp_path / "c", trials=1, progress=False)
+
+
+def test_a_run_goes_on_with_its_own_experts_alone(
+    data: iadd_fast.Data, experts: iadd_fast.Experts, tmp_path: Path
+) -> None:
+    """Breaks when a run goes on with other experts, or one more of them, as if nothing were: its
+    set is then of neither run."""
+    with pytest.raises(KeyboardInterrupt):
+        run(data, experts, tmp_path, stop=2)
+    others = iadd_fast.train_experts(
+        data, "convnet:width=4,depth=1", count=1, epochs=1, seed=1, device="cpu", progress=False
+    )
+    with pytest.raises(ValueError, match="out: .* holds a run with another experts; takes"):
+        run(data, others, tmp_path)
+    own = experts.snapshot(0, 0), experts.snapshot(0, 1)
+    more = iadd_fast.artifacts.MemoryExperts([torch.stack(own), others.trajectories[0]])  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="out: .* holds a run with another experts; takes"):
+        run(data, more, tmp_path)
+    run(data, experts, tmp_path)
+
+
+def test_a_run_goes_on_on_its_own_split_alone(tmp_path: Path) -> None:
+    """With a test part of its own the data's fingerprint is the same for every split: breaks when
+    a run or an expert goes on with images that it was to be validated on."""
+    digits = iadd_fast.load_data("digits", normalise="none")
+    test = digits.test
+    assert test is not None
+    whole = digits.all_training()
+
+    def split(seed: int) -> iadd_fast.Data:
+        return iadd_fast.load_data(
+            whole.images, whole.labels, test=test.images, test_labels=test.labels, seed=seed
+        )
+
+    first, other = split(0), split(1)
+    assert first.fingerprint == other.fingerprint
+    options: dict[str, Any] = {"count": 1, "epochs": 1, "device": "cpu", "progress": False}
+    student = "convnet:width=4,depth=1"
+    store = iadd_fast.train_experts(first, student, tmp_path / "experts", **options)
+    with pytest.raises(ValueError, match="experts: were trained with other images held out"):
+        run(other, store, tmp_path / "run")
+    with pytest.raises(ValueError, match="made in another way .*settings.validation"):
+        iadd_fast.train_experts(other, student, tmp_path / "experts", **options)
+    memory = iadd_fast.artifacts.MemoryExperts(
+        [torch.stack([store.snapshot(0, 0), store.snapshot(0, 1)])]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(first, memory, tmp_path / "run", stop=2)
+    with pytest.raises(ValueError, match="out: .* holds a run with another validation; takes"):
+        run(other, memory, tmp_path / "run")
+
+
+def test_what_early_versions_left_is_gone_on_from(
+    data: iadd_fast.Data,
+    experts: iadd_fast.Experts,
+    whole: iadd_fast.DistilledSet,
+    tmp_path: Path,
+) -> None:
+    """Their checkpoints and stores say nothing of experts and split: breaks when they are lost."""
+    with pytest.raises(KeyboardInterrupt):
+        run(data, experts, tmp_path / "run", stop=2)
+    path = tmp_path / "run" / CHECKPOINT
+    tensors, metadata = load_tensors(path)
+    for name in ("experts", "validation"):
+        del metadata["config"][name]
+    save_tensors(path, tensors, metadata)
+    assert torch.equal(run(data, experts, tmp_path / "run").images, whole.images)
+    options: dict[str, Any] = {"count": 2, "epochs": 1, "device": "cpu", "progress": False}
+    store = tmp_path / "experts"
+    iadd_fast.train_experts(data, "mlp:width=4", store, **options)
+    manifest = read_json(store / "manifest.json")
+    del manifest["settings"]["validation"]
+    write_json(store / "manifest.json", manifest)
+    (store / "expert_0001.safetensors").unlink()
+    assert len(iadd_fast.train_experts(data, "mlp:width=4", store, **options)) == 2
+
+
+def test_a_store_with_gaps_is_refused_before_the_work(data: iadd_fast.Data, tmp_path: Path) -> None:
+    """A killed job of several processes leaves such: breaks in the middle of a distillation."""
+    options: dict[str, Any] = {"count": 3, "epochs": 1, "device": "cpu", "progress": False}
+    student = "convnet:width=4,depth=1"
+    store = iadd_fast.train_experts(data, student, tmp_path / "experts", **options)
+    (tmp_path / "experts" / "expert_0001.safetensors").unlink()
+    with pytest.raises(ValueError, match="experts: .* lacks expert 1 before others; finish them"):
+        run(data, store, None)
+
+
+def test_room_for_the_checkpoints_is_looked_for_before_the_experts_are_trained(
+    data: iadd_fast.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks when the experts of hours fit on the disk and what follows them does not."""
+    options: dict[str, Any] = {
+        "out": tmp_path,
+        "student": "mlp:width=500",
+        "progress": False,
+        **RUN,
+    }
+    usage, free = shutil.disk_usage(tmp_path), 0
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=free))
+    monkeypatch.setattr(
+        "iadd_fast.expert_training.train_many", lambda *_, **__: pytest.fail("trained")
+    )
+    network = parse_student("mlp:width=500", data.sample_shape, 10)
+    experts = 10 * 2 * 4 * network.num_parameters
+    free = experts + 4 * 4 * network.num_parameters
+    with pytest.raises(ValueError, match=r"out: .* has [0-9]+ MiB free; what goes there takes"):
+        iadd_fast.distill(data, **options)
+    assert not (tmp_path / "experts").exists()

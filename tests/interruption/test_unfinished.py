@@ -18,6 +18,7 @@ from iadd_fast import evaluation, expert_training, training_progress
 from iadd_fast.artifacts.checkpoint import CHECKPOINT, PREVIOUS
 from iadd_fast.artifacts.files import load_tensors, save_tensors
 from iadd_fast.fused.training import State
+from iadd_fast.interrupt import DelayedInterrupt
 from iadd_fast.training import train_many
 
 STUDENT = "convnet:width=4,depth=1"
@@ -98,7 +99,7 @@ def test_ctrl_c_finishes_the_epoch_of_an_expert_and_the_next_call_goes_on_in_it(
     told = "stopped after epoch 3 of expert 1; the same call goes on there"
     with pytest.raises(KeyboardInterrupt, match=told):
         iadd_fast.train_experts(data, STUDENT, folder, **EXPERTS)
-    assert sorted(path.name for path in folder.iterdir() if path.name != ".lock") == [
+    assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == [
         "expert_0000.safetensors", "expert_0001.training", "manifest.json",
     ]  # fmt: skip
     training.epochs.clear()
@@ -302,18 +303,59 @@ def test_networks_are_kept_every_half_minute_but_for_two_hundredths_of_the_time(
 
 def test_networks_side_by_side_are_all_kept_before_the_job_stops() -> None:
     """The signal comes between two of a GPU's networks: breaks when those before it lose their
-    epoch, or one that had not begun an epoch is waited for."""
+    epoch."""
     kept: list[tuple[int, int]] = []
     with (
-        pytest.raises(KeyboardInterrupt, match="after epoch 3 of network 1"),
+        pytest.raises(KeyboardInterrupt, match="stopped after epoch 3 of network 2;"),
         training_progress.Keeping() as keeping,
     ):
         for epoch in range(5):
             for network in range(3):
-                if (network, epoch) == (2, 2):
+                if (network, epoch) == (1, 2):
                     interrupt()
                 keeping.after_epoch(
                     network, epoch, False, lambda: kept.append((network, epoch)),  # noqa: B023
                     f"network {network}",
                 )  # fmt: skip
-    assert kept == [(2, 2), (0, 3), (1, 3)]
+            keeping.after_round()
+    assert kept == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_a_group_that_was_begun_is_kept_whole_again(
+    data: iadd_fast.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three side by side, stopped twice: breaks when only the first of those that go on is kept."""
+    training = Training(expert_training, monkeypatch)
+    options = {**EXPERTS, "count": 3, "at_once": 3}
+    for epoch in (2, 4):
+        training.at, training.do = (0, epoch), interrupt
+        with pytest.raises(KeyboardInterrupt, match=f"stopped after epoch {epoch} of expert 2"):
+            iadd_fast.train_experts(data, STUDENT, tmp_path, **options)
+        for index in range(3):
+            folder = tmp_path / f"expert_{index:04d}.training"
+            assert len(load_tensors(folder / CHECKPOINT)[0]["snapshots"]) == epoch + 1
+
+
+def test_a_signal_while_the_last_network_is_kept_ends_the_job(
+    data: iadd_fast.Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks when the signal is lost, and what would follow runs as if nobody had asked."""
+    add = iadd_fast.ExpertStore.add
+
+    def interrupted(self: Any, index: int, *rest: Any) -> None:
+        if index == 1:
+            interrupt()
+        add(self, index, *rest)
+
+    monkeypatch.setattr(iadd_fast.ExpertStore, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped; the same call goes on there"):
+        iadd_fast.train_experts(data, STUDENT, tmp_path, **EXPERTS)
+    assert len(iadd_fast.ExpertStore.open(tmp_path)) == 2
+
+
+def test_a_signal_during_training_is_told_to_whoever_delays_it() -> None:
+    """Breaks when a loop around the training (a search's) goes on after its Ctrl-C."""
+    with DelayedInterrupt() as around:
+        with training_progress.Keeping():
+            interrupt()
+        assert around.requested
