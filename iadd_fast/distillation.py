@@ -24,6 +24,7 @@ from iadd_fast.experts import resolve_augment, resolve_student, teachers
 from iadd_fast.gradient_matching import GradientMatching
 from iadd_fast.importance import Importance, parse_importance
 from iadd_fast.preset import Preset, find_preset
+from iadd_fast.run_state import config_of
 from iadd_fast.settings import METHODS, DistillSettings, ExpertSettings, settings_of
 from iadd_fast.students import Student
 from iadd_fast.synthetic import check_images_per_class
@@ -197,7 +198,7 @@ def _with_trajectories(
     count = options.trajectories
     if count is None:
         found = None if folder is None else shared_checkpoint(folder, ranks)
-        saved = {} if found is None else found[1].get("config", {})
+        saved = {} if found is None else config_of(found[1])
         begun = saved.get("trajectories")
         count = begun if isinstance(begun, int) else ranks.size
     if count < ranks.size:

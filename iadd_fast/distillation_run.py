@@ -22,6 +22,7 @@ from iadd_fast.experts import resolve_augment, validation_fingerprint
 from iadd_fast.interrupt import DelayedInterrupt
 from iadd_fast.machine import machine
 from iadd_fast.metrics import MetricsLog
+from iadd_fast.run_state import check_checkpoint, config_of
 from iadd_fast.settings import DistillSettings, GradientSettings
 from iadd_fast.students import Student
 from iadd_fast.training import placed
@@ -340,20 +341,27 @@ class Distillation(ABC):
         if found is None:
             return
         tensors, metadata = found
-        other = self._other(metadata.get("config", {}))
+        other = self._other(config_of(metadata))
         if other:
             raise ValueError(
                 f"out: {self.folder} holds a run with another {', '.join(other)}; takes an empty "
                 "folder or the same settings"
             )
 
+        assert self.folder is not None
+        check_checkpoint(
+            self.folder,
+            tensors,
+            metadata,
+            self._learned(),
+            self.data.num_classes,
+            self._options.iterations,
+        )
+
         def part(name: str) -> dict[str, Tensor]:
             prefix = name + "."
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        own = {name: value.shape for name, value in self._learned().items()}
-        if own != {name: tensors[name].shape for name in own if name in tensors}:
-            raise ValueError(f"out: the checkpoint in {self.folder} holds a set of another shape")
         self._put_back(tensors)
         self.last_good = part("good") or self._learned()
         self.best = {name: value.to(self.device) for name, value in part("best").items()}

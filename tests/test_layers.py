@@ -26,6 +26,7 @@ LEVELS = [
         "evaluation_rows",
         "experts",
         "expert_training",
+        "run_state",
         "synthetic",
         "validation",
         "baselines",
