@@ -18,6 +18,7 @@ from iadd_fast.artifacts.files import (
     save_tensors,
 )
 from iadd_fast.distributed import Ranks
+from iadd_fast.reading import regular_file
 
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
@@ -83,7 +84,7 @@ def newest_checkpoint(
         if not path.is_file():
             continue
         try:
-            found = load_tensors(path)
+            found = load_tensors(regular_file(path, within=folder))
         except ValueError as error:
             reasons.append(str(error))
             continue

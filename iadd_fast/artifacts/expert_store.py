@@ -29,6 +29,7 @@ from iadd_fast.artifacts.files import (
 from iadd_fast.artifacts.trajectories import check_range, check_trajectory
 from iadd_fast.artifacts.unfinished import remove_unfinished
 from iadd_fast.devices import resolve_device
+from iadd_fast.reading import regular_file
 
 MANIFEST = "manifest.json"
 #: The setting that says which images were held out.
@@ -306,7 +307,7 @@ class ExpertStore:
                 f"{self.path}: expert {index} is not finished ({len(self)} of {self.count} are); "
                 "go on with train_experts"
             )
-        existing_file(path)
+        regular_file(path, within=self.path)
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = header_metadata(path, file.metadata())

@@ -170,7 +170,7 @@ def _check_end(file: IO[bytes], size: int) -> int:
     file.seek(at)
     signature, *_, count, length, offset, comment = _END.unpack(file.read(_END.size))
     if signature != b"PK\5\6" or comment:
-        raise _Refused("its directory does not end where the file does")
+        raise _Refused("it is damaged or no PyTorch file: its directory does not end where it does")
     if at >= _LOCATOR.size:
         file.seek(at - _LOCATOR.size)
         signature, _, place, _ = _LOCATOR.unpack(file.read(_LOCATOR.size))

@@ -11,7 +11,7 @@ import iadd_fast.cli.plan
 import iadd_fast.cli.report
 import iadd_fast.cli.tune  # noqa: F401 - each registers its command
 from iadd_fast.artifacts import DistilledSet
-from iadd_fast.artifacts.files import check_writable, refuse_link, write_json
+from iadd_fast.artifacts.files import check_writable, refuse_link, remove_leftovers, write_json
 from iadd_fast.cli.common import (
     EVALUATION,
     METRICS,
@@ -206,6 +206,7 @@ def evaluate_command(values: Values) -> None:
         DistilledSet.load(path), data_of(values), keep=refuse_link(folder / NETWORKS), **options
     )
     target = folder / EVALUATION
+    remove_leftovers(target)
     write_json(target, evaluation.to_dict())
     print(evaluation.table())
     print(f"evaluation: {target}")

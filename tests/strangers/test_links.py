@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import iadd_fast
+from iadd_fast.artifacts.checkpoint import load_checkpoint, save_checkpoint
 from iadd_fast.artifacts.files import check_writable, own_folder, refuse_link
 from iadd_fast.artifacts.folder_lock import exclusive
 from iadd_fast.artifacts.unfinished import load_unfinished, remove_unfinished, save_unfinished
@@ -139,3 +140,22 @@ def test_what_a_lock_says_is_shown_or_ignored(tmp_path: Path, content: str) -> N
 def test_a_warning_gives_the_terminal_no_orders() -> None:
     """Breaks when what a stranger's file says moves the cursor or adds a line."""
     assert printable("a \x1b[2J\r\nall is well\x07") == "a \\x1b[2J all is well\\x07"
+
+
+def test_experts_and_checkpoints_are_not_read_through_links_out_of_their_folder(
+    tmp_path: Path,
+) -> None:
+    """Breaks when a received folder shows what is elsewhere on the machine."""
+    data = iadd_fast.load_data("digits")
+    options: dict[str, Any] = {"count": 1, "epochs": 1, "device": "cpu", "progress": False}
+    iadd_fast.train_experts(data, "mlp:width=4", tmp_path / "mine", **options)
+    folder = tmp_path / "received"
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes((tmp_path / "mine" / "manifest.json").read_bytes())
+    (folder / "expert_0000.safetensors").symlink_to(tmp_path / "mine" / "expert_0000.safetensors")
+    with pytest.raises(ValueError, match="is a link to .*, outside of"):
+        iadd_fast.ExpertStore.open(folder)
+    save_checkpoint(tmp_path / "mine", {}, {})
+    (folder / "checkpoint.safetensors").symlink_to(tmp_path / "mine" / "checkpoint.safetensors")
+    with pytest.raises(ValueError, match="no checkpoint in .* is a link to .*, outside of"):
+        load_checkpoint(folder)

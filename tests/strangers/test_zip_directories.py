@@ -77,8 +77,8 @@ def test_what_is_checked_is_what_is_loaded(tmp_path: Path) -> None:
     ("change", "told"),
     [
         (lambda whole: b"x" * 64 + whole, "damaged or no PyTorch file"),
-        (lambda whole: whole[:-2] + b"\3\0abc", "does not end where the file does"),
-        (lambda whole: whole + b"more", "does not end where the file does"),
+        (lambda whole: whole[:-2] + b"\3\0abc", "does not end where it does"),
+        (lambda whole: whole + b"more", "does not end where it does"),
         (lambda whole: whole[:-12] + b"\2\0" + whole[-10:], "holds 3 records and announces 2"),
         (lambda whole: whole[:3], "damaged or no PyTorch file"),
     ],
