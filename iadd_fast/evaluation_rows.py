@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,12 @@ from typing import Any
 import numpy as np
 
 from iadd_fast import arguments
+
+#: Rows of an evaluation, and letters of a name in it, that are read back.
+_ROWS, _LETTERS = 1000, 1000
+#: Settings that a report writes as whole numbers and as texts.
+_COUNTS = ("networks", "epochs", "full_epochs", "batch_size", "test_images")
+_TEXTS = ("augment", "device", "data_name")
 
 
 @dataclass
@@ -85,31 +92,23 @@ class Evaluation:
         """The evaluation that :meth:`to_dict` wrote.
 
         Raises:
-            ValueError: ``value`` is not such a mapping.
+            TypeError: ``value`` is no mapping.
+            ValueError: it is not one that :meth:`to_dict` wrote: accuracies outside of 0 to 100,
+                negative seconds, no bytes or images, more than 1,000 rows, names of more than
+                1,000 letters, settings that are no JSON or not of their type.
         """
         arguments.instance("evaluation", value, Mapping, "what Evaluation.to_dict() gave")
         try:
-            rows = [
-                EvaluationRow(
-                    method=str(row["method"]),
-                    architecture=str(row["architecture"]),
-                    accuracies=[float(number) for number in row["accuracies"]],
-                    seconds=float(row["seconds"]),
-                    bytes=int(row["bytes"]),
-                    images=int(row["images"]),
-                    diverged=int(row.get("diverged", 0)),
-                )
-                for row in value["rows"]
-            ]
-            settings = dict(value.get("settings", {}))
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            rows = arguments.instance("rows", value["rows"], list | tuple, "a list")
+            arguments.whole("number of rows", len(rows), 0, _ROWS)
+            return cls([_row(row) for row in rows], _settings(value.get("settings", {})))
+        except (
+            AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError
+        ) as error:  # fmt: skip
             raise ValueError(
                 f"evaluation: got something that Evaluation.to_dict() did not write "
                 f"({type(error).__name__}: {error})"
             ) from None
-        if any(not row.accuracies for row in rows):
-            raise ValueError("evaluation: got a row without accuracies; takes at least one network")
-        return cls(rows, settings)
 
     def table(self) -> str:
         """The rows as a plain-text table."""
@@ -135,3 +134,40 @@ class Evaluation:
             ).rstrip()
             for line in lines
         )
+
+
+def _row(value: Mapping[str, Any]) -> EvaluationRow:
+    accuracies = arguments.instance("accuracies", value["accuracies"], list | tuple, "a list")
+    if not accuracies:
+        raise ValueError("accuracies: got none; takes at least one network")
+    return EvaluationRow(
+        method=_name("method", value["method"]),
+        architecture=_name("architecture", value["architecture"]),
+        accuracies=[arguments.number("accuracy", a, least=0, most=100) for a in accuracies],
+        seconds=arguments.number("seconds", value["seconds"], least=0),
+        bytes=arguments.whole("bytes", value["bytes"]),
+        images=arguments.whole("images", value["images"]),
+        diverged=arguments.whole("diverged", value.get("diverged", 0), 0, len(accuracies)),
+    )
+
+
+def _name(name: str, value: Any) -> str:
+    text = arguments.text(name, value)
+    if len(text) > _LETTERS:
+        raise ValueError(f"{name}: got a text of {len(text):,} letters; takes at most {_LETTERS:,}")
+    return text
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    settings = dict(arguments.instance("settings", value, Mapping, "settings by name"))
+    for name in _COUNTS:
+        if settings.get(name) is not None:
+            arguments.whole(name, settings[name])
+    for name in _TEXTS:
+        if settings.get(name) is not None:
+            _name(name, settings[name])
+    try:
+        json.dumps(settings, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"settings: cannot be written as JSON: {error}") from None
+    return settings

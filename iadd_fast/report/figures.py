@@ -16,6 +16,9 @@ POINTS = 600
 SERIES_POINTS = 240
 #: Letters in a line of a label beside an axis.
 LABEL_WIDTH = 24
+#: Values of a row that are drawn as dots, at most.
+DOTS = 100
+_LABEL_LINES = 4
 _LEGEND_ENTRIES = 12
 
 
@@ -46,7 +49,7 @@ def layer_bars(weights: Mapping[str, float], *, alt: str, name: str) -> Markup:
     positions = list(range(len(weights)))
     axes.barh(positions, list(weights.values()), color=drawing.LINE, height=0.7)
     axes.axvline(1.0, color=drawing.INK, linewidth=0.8, linestyle="--")
-    labels = [textwrap.fill(label, LABEL_WIDTH) for label in weights]
+    labels = [wrapped(label) for label in weights]
     axes.set_yticks(positions, labels, parse_math=False)
     axes.invert_yaxis()
     drawing.label(axes, "mean squared weight", "")
@@ -62,7 +65,7 @@ def layer_courses(
     colours = drawing.colours(len(courses))
     for (layer, values), colour in zip(courses.items(), colours, strict=True):
         x, y = thinned(iterations, values)
-        axes.plot(x, y, color=colour, linewidth=1.4, label=layer)
+        axes.plot(x, y, color=colour, linewidth=1.4, label=cut(layer))
     drawing.label(axes, "iteration", "mean squared weight")
     if len(courses) <= _LEGEND_ENTRIES:
         drawing.legend(figure, axes)
@@ -81,24 +84,27 @@ def dots(
 ) -> Markup:
     """A row for each label, first on top: its values as dots below their mean and its interval.
 
+    Of more than ``DOTS`` values the first are dots; the mean is of all.
     ``marked`` rows, those the plot is about, take the page's accent colour.
     """
-    wrapped = [textwrap.fill(label, LABEL_WIDTH) for label in labels]
-    lines = sum(max(2, text.count("\n") + 1) for text in wrapped)
+    texts = [wrapped(label) for label in labels]
+    lines = sum(max(2, text.count("\n") + 1) for text in texts)
     figure, axes = drawing.axes_of(4.6, 0.7 + 0.17 * lines)
     places = []
     place = 0.0
-    for text, own, ends, is_marked in zip(wrapped, values, intervals, marked, strict=True):
+    for text, own, ends, is_marked in zip(texts, values, intervals, marked, strict=True):
         height = max(2, text.count("\n") + 1)
         place += height / 2
         places.append(place)
         colour = drawing.LINE if is_marked else drawing.INK
-        axes.scatter(own, [place + 0.45] * len(own), s=9, color=colour, alpha=0.6, linewidths=0)
+        dotted = own[:DOTS]
+        below = [place + 0.45] * len(dotted)
+        axes.scatter(dotted, below, s=9, color=colour, alpha=0.6, linewidths=0)
         if ends is not None:
             axes.plot(ends, [place, place], color=colour, linewidth=1.6)
         axes.plot([float(np.mean(own))], [place], "D", color=colour, markersize=4.5)
         place += height / 2
-    axes.set_yticks(places, wrapped, parse_math=False)
+    axes.set_yticks(places, texts, parse_math=False)
     axes.set_ylim(place, 0.0)
     axes.margins(x=0.06)
     axes.grid(False, axis="y")
@@ -149,6 +155,18 @@ def series_lines(series: Tensor, *, alt: str, name: str) -> Markup:
         f"<title>{alt}</title>{''.join(lines)}"
         f"{text.format(y=9, value=high)}{text.format(y=height - 4, value=low)}</svg>"
     )
+
+
+def wrapped(label: str) -> str:
+    """``label`` as it stands beside an axis: a few short lines, the rest left out."""
+    held = label[: 2 * LABEL_WIDTH * _LABEL_LINES]
+    return textwrap.fill(held, LABEL_WIDTH, max_lines=_LABEL_LINES, placeholder="…")
+
+
+def cut(label: str) -> str:
+    """``label`` as it stands in a legend, on one line."""
+    most = 2 * LABEL_WIDTH
+    return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
 def thinned(

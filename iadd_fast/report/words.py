@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from iadd_fast.baselines import BASELINES
 from iadd_fast.evaluation import DISTILLED, FULL
@@ -10,6 +11,8 @@ from iadd_fast.evaluation import DISTILLED, FULL
 NOT_MEASURED = "not measured"
 #: Of every interval on the page that does not say otherwise.
 CONFIDENCE = 0.95
+#: Layers or methods in a plot, at most: more take minutes to draw, and nobody reads them.
+DRAWN = 50
 METHODS = {
     DISTILLED: "distilled set",
     **dict(zip(BASELINES, ("random real images", "herding", "k-centre"), strict=True)),
@@ -56,6 +59,14 @@ def listed(words: Sequence[str]) -> str:
 def count(number: int, noun: str) -> str:
     """ "1 network", "5 networks"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def first(entries: Mapping[str, Any], noun: str) -> tuple[dict[str, Any], str]:
+    """The first ``DRAWN`` entries, and the sentence that says so where there are more."""
+    if len(entries) <= DRAWN:
+        return dict(entries), ""
+    shown = dict(list(entries.items())[:DRAWN])
+    return shown, f" Drawn are the first {DRAWN} of {len(entries):,} {noun}."
 
 
 def breakable(name: str) -> str:

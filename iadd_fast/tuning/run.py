@@ -135,7 +135,7 @@ def tune(
     pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=early)
     with quiet(optuna), exclusive(folder, "tune"):
         check_writable("out", folder)
-        study = open_study(folder, asked, space.first, pruner)
+        study = open_study(folder, asked, space, pruner)
         began = time.monotonic()
         if given is None:
             network, given = teachers(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from iadd_fast.artifacts.files import to_json
 from iadd_fast.reading import regular_file
 from iadd_fast.seeds import derive
-from iadd_fast.tuning.space import Range, Space
+from iadd_fast.tuning.journal import check_study, check_trial, distributions
+from iadd_fast.tuning.space import Space
 
 if TYPE_CHECKING:
     import optuna
@@ -50,24 +51,10 @@ def quiet(optuna: Any) -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def distributions(space: Space) -> dict[str, optuna.distributions.BaseDistribution]:
-    """The space in Optuna's terms."""
-    known = import_optuna().distributions
-    found: dict[str, Any] = {}
-    for name, kind in space.searched.items():
-        if not isinstance(kind, Range):
-            found[name] = known.CategoricalDistribution(kind.values)
-        elif kind.whole:
-            found[name] = known.IntDistribution(kind.low, kind.high, log=kind.log)
-        else:
-            found[name] = known.FloatDistribution(kind.low, kind.high, log=kind.log)
-    return found
-
-
 def open_study(
-    folder: Path, settings: Mapping[str, Any], first: Mapping[str, Any], pruner: Any
+    folder: Path, settings: Mapping[str, Any], space: Space, pruner: Any
 ) -> optuna.Study:
-    """The search in ``folder``, begun with a trial of ``first`` or gone on with.
+    """The search in ``folder``, begun with the first trial of ``space`` or gone on with.
 
     A trial that a killed process has left running waits to be gone on with. Needs
     :func:`~iadd_fast.artifacts.folder_lock.exclusive`.
@@ -79,14 +66,10 @@ def open_study(
     optuna = import_optuna()
     path = folder / JOURNAL
     _mend(path)
-    try:
+    with _replayed(path):
         storage = optuna.storages.JournalStorage(
             optuna.storages.journal.JournalFileBackend(str(path))
         )
-    except Exception as error:  # Optuna replays whatever the lines say
-        raise ValueError(
-            f"out: {path} is damaged ({type(error).__name__}: {error}); takes another folder"
-        ) from None
     if NAME in optuna.get_all_study_names(storage):
         study = optuna.load_study(storage=storage, study_name=NAME, pruner=pruner)
     else:
@@ -94,14 +77,20 @@ def open_study(
             storage=storage, study_name=NAME, direction="maximize", pruner=pruner
         )
     saved = study.user_attrs.get(SETTINGS)
+    with _replayed(path):
+        check_study(study, saved)
     if saved is None:
         to_json(settings, "settings", strict=True)
         study.set_user_attr(SETTINGS, dict(settings))
     else:
         check_same(folder, saved, settings)
     trials = study.get_trials(deepcopy=False)
+    known = distributions(optuna, space)
+    with _replayed(path):
+        for trial in trials:
+            check_trial(trial, space, known)
     if not trials:
-        study.enqueue_trial(dict(first))
+        study.enqueue_trial(dict(space.first))
     for trial in trials:
         if trial.state == optuna.trial.TrialState.RUNNING:
             put_back(study, trial.number)
@@ -131,7 +120,7 @@ def ask(study: optuna.Study, space: Space, seed: int) -> optuna.Trial:
         study.sampler = optuna.samplers.TPESampler(
             multivariate=True, seed=derive(seed, "tune", number) % 2**32
         )
-    return study.ask(distributions(space))
+    return study.ask(distributions(optuna, space))
 
 
 def check_same(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -160,9 +149,23 @@ def _told(settings: Mapping[str, Any], name: str) -> str:
     return ", ".join(f"{key}={entry}" for key, entry in value.items())
 
 
+@contextmanager
+def _replayed(journal: Path) -> Iterator[None]:
+    """Whatever goes wrong inside is the fault of what ``journal`` says."""
+    try:
+        yield
+    except Exception as error:  # Optuna replays whatever the lines say
+        raise ValueError(
+            f"out: {journal} is damaged ({type(error).__name__}: {error}); takes another folder"
+        ) from None
+
+
 def _mend(journal: Path) -> None:
     """Drop what a killed process left: half a last line, and the lock of its last write."""
-    (journal.parent / f"{JOURNAL}.lock").unlink(missing_ok=True)
+    lock = journal.with_name(f"{JOURNAL}.lock")
+    if lock.is_dir():
+        raise ValueError(f"out: {lock} is a folder; takes another folder")
+    lock.unlink(missing_ok=True)
     if not journal.exists():
         return
     # Through a link another file would be cut off.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from iadd_fast import arguments
 from iadd_fast.artifacts import Experts
 from iadd_fast.artifacts.checkpoint import load_checkpoint, remove_checkpoints
 from iadd_fast.data import Data
@@ -129,7 +130,9 @@ class Trials:
 def _iteration(folder: Path) -> int:
     """At which iteration the run in ``folder`` goes on."""
     found = load_checkpoint(folder)
-    return 0 if found is None else int(found[1]["iteration"])
+    if found is None:
+        return 0
+    return arguments.whole(f"{folder}: iteration of the checkpoint", found[1].get("iteration"), 0)
 
 
 def trial_folder(folder: Path, number: int) -> Path:

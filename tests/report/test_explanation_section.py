@@ -109,6 +109,27 @@ def test_an_older_log_says_not_recorded(
     assert ">not recorded</td>" in text
 
 
+def test_a_log_that_fits_no_network_has_a_page(made: tuple[Material, dict[str, Any]]) -> None:
+    """Breaks when filters of other numbers in each record, or shares that are not known, end it."""
+    measured = copy.deepcopy(made[1])
+    course = measured["importance"]["course"]
+    course["loss_share_unweighted"] = None
+    strips, shares = course["filter_weight"]["values"], course["loss_share"]["values"]
+    first, second = list(strips)[:2]
+    strips[first][0], strips[first][1] = [1.0], None
+    strips[second][-1] = []
+    shares[next(iter(shares))][-1] = None
+    text = page(made, measured)
+    assert f"{len(strips) - 1} of {len(strips)} tensors" in text
+    for tensor in strips:
+        strips[tensor][-1] = [None]
+    points = [0.5] * len(course["loss_share"]["iterations"])
+    course["loss_share"]["values"] = {f"layer{number}": points for number in range(60)}
+    text = page(made, measured)
+    assert text.count(explanation.NOT_RECORDED) == 1
+    assert text.count("Drawn are the first 50 of 60 layers.") == 2
+
+
 def test_a_set_without_weights_says_so(made: tuple[Material, dict[str, Any]]) -> None:
     """Breaks when a set of plain trajectory matching or gradient matching has no page."""
     one = made[0]

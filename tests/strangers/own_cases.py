@@ -298,6 +298,7 @@ CASES = [
         "line 1",
     ),
     Case("log: link to another file", "log", link_to_precious("metrics.jsonl"), ""),
+    Case("log: pipe", "log", pipe("metrics.jsonl", inside=True), "remove the file or give another"),
     Case(
         "lock: link to another file", "lock", link_to_precious(".lock"), "symbolic links", "OSError"
     ),
@@ -317,6 +318,12 @@ CASES = [
         "config",
         file("run.toml", b"a = " + deep(10**5).encode()),
         "is not TOML",
+    ),
+    Case(
+        "config: key of 10**5 parts",
+        "config",
+        file("run.toml", b"a" + b".a" * 10**5 + b" = 1\n"),
+        "line 1 has 100,000 dots",
     ),
     Case("config: 10 MB", "config", sparse("run.toml", 10**7), "takes at most"),
     Case("config: no UTF-8", "config", file("run.toml", b'name = "\xff"'), "no UTF-8 text"),

@@ -39,7 +39,7 @@ def data(path: Path) -> Data:
 def metrics(path: Path) -> Metrics:
     course = read_metrics(path)
     course.column("loss")
-    course.layer_weights()
+    course.layer_weights(50)
     return course
 
 
@@ -55,9 +55,10 @@ def log(path: Path) -> None:
 
 
 def journal(path: Path) -> Any:
+    from iadd_fast.tuning.space import Space
     from iadd_fast.tuning.storage import open_study
 
-    return open_study(path, {}, {}, None)
+    return open_study(path, {}, Space({}, {}, {}, None, 0), None)
 
 
 def mtt_set(path: Path) -> DistilledSet:

@@ -11,10 +11,20 @@ import numpy as np
 from iadd_fast.evaluation import DISTILLED
 from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
 from iadd_fast.report import figures
-from iadd_fast.report.words import CONFIDENCE, METHODS, breakable, count, interval, listed
+from iadd_fast.report.words import (
+    CONFIDENCE,
+    DRAWN,
+    METHODS,
+    breakable,
+    count,
+    interval,
+    listed,
+)
 
 #: Adjusted probability below which a difference is said to exceed its uncertainty.
 LEVEL = 1.0 - CONFIDENCE
+#: Architectures with a plot, at most.
+PLOTS = 12
 COLUMNS = [
     ("method", False),
     ("network", False),
@@ -214,8 +224,9 @@ def _finding(entry: Mapping[str, Any]) -> str:
 
 def _plots(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     plots = []
-    for place, architecture in enumerate(dict.fromkeys(row["architecture"] for row in rows)):
-        own = [row for row in rows if row["architecture"] == architecture]
+    for place, architecture in enumerate(_architectures(rows)[:PLOTS]):
+        methods = [row for row in rows if row["architecture"] == architecture]
+        own = methods[:DRAWN]
         alt = f"Test accuracy on {architecture}: " + ", ".join(
             f"{row['label']} {row['mean']:.1f} %"
             + (f" ({interval(row['interval'])})" if row["interval"] else "")
@@ -231,29 +242,39 @@ def _plots(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             name=f"accuracy-{place}",
         )
         note = "Each dot is one network; above them their mean and its 95 % interval."
+        if any(row["networks"] > figures.DOTS for row in own):
+            note += f" Dots are the first {figures.DOTS} networks."
+        if len(methods) > DRAWN:
+            note += f" Drawn are the first {DRAWN} of {len(methods):,} methods."
         plots.append({"title": f"On {architecture}", "figure": figure, "note": note})
     return plots
+
+
+def _architectures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["architecture"] for row in rows))
 
 
 def _notes(measured: Mapping[str, Any]) -> list[str]:
     settings = measured["settings"]
     parts = []
-    if "epochs" in settings:
+    if settings.get("epochs"):
         parts.append(f"{settings['epochs']} epochs")
     if settings.get("full_epochs"):
         parts.append(f"{settings['full_epochs']} for the full data")
     if "augment" in settings:
         parts.append(f"augmentation {settings['augment'] or 'none'}")
-    if "test_images" in settings:
+    if settings.get("test_images"):
         parts.append(f"{settings['test_images']:,} test samples, tested once at the end")
-    if "device" in settings:
+    if settings.get("device"):
         parts.append(f"trained on {settings['device']}")
     compared = sum(entry["p"] is not None for entry in measured["comparisons"])
     adjusted = (
         f" p is adjusted for {count(compared, 'comparison')} by Holm's method, and a difference "
         "counts where the adjusted p is below 0.05."
     )
+    drawn = len(_architectures(measured["rows"]))
     return [
+        *([f"Drawn are the first {PLOTS} of {drawn:,} networks."] if drawn > PLOTS else []),
         *(["The same protocol for every row: " + "; ".join(parts) + "."] if parts else []),
         "The standard deviation is that of the population (as MTT reports it). The n-th "
         "networks of two rows start from the same parameters, so a difference is that of such "

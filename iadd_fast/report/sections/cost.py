@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from iadd_fast import arguments
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.evaluation import DISTILLED, FULL
 from iadd_fast.evaluation_rows import Evaluation, EvaluationRow
@@ -28,6 +29,9 @@ BREAK_EVEN_COLUMNS = [
     ("seconds saved by each training", True),
     ("trainings", False),
 ]
+
+#: Seconds that a clock does not tell from none.
+_TICK = 1e-9
 
 
 def measure(
@@ -65,7 +69,7 @@ def measure(
             {
                 **named,
                 "seconds": row.seconds,
-                "time_share": row.seconds / full.seconds if full and full.seconds else None,
+                "time_share": _share(row, full),
                 "samples": row.images,
                 "bytes": row.bytes,
                 "storage_ratio": full.bytes / row.bytes if full and row.bytes else None,
@@ -90,8 +94,13 @@ def measure(
     }
 
 
+def _share(row: EvaluationRow, full: EvaluationRow | None) -> float | None:
+    return None if full is None or full.seconds < _TICK else row.seconds / full.seconds
+
+
 def _finite(value: Any) -> float | None:
-    known = isinstance(value, int | float) and math.isfinite(value)
+    """Seconds out of a summary, which is anybody's; None for what are none."""
+    known = isinstance(value, int | float) and 0 <= value <= arguments.LARGEST_FLOAT
     return float(value) if known else None
 
 
@@ -99,6 +108,8 @@ def _break_even(
     row: EvaluationRow, full: EvaluationRow, distil: float | None, experts: float | None
 ) -> dict[str, Any]:
     saved = full.seconds - row.seconds
+    if abs(saved) < _TICK:
+        saved = 0.0
     result: dict[str, Any] = {
         "distil_seconds": distil,
         "expert_seconds": experts,

@@ -9,6 +9,7 @@ from iadd_fast.report import figures
 from iadd_fast.report.pictures import Samples
 from iadd_fast.report.sections import explanation_figures as plots
 from iadd_fast.report.sections import explanation_texts as texts
+from iadd_fast.report.words import first
 
 #: Synthetic samples drawn with their neighbours, neighbours of each, rows of the heat map, tensors
 #: with a strip.
@@ -68,13 +69,13 @@ def _panels(importance: Mapping[str, Any]) -> list[dict[str, Any]]:
     panels = []
     layers, course = importance["layers"], importance["course"]
     if layers is not None:
-        means = {row["layer"]: row["mean"] for row in layers}
+        means, more = first({row["layer"]: row["mean"] for row in layers}, "layers")
         alt = f"Mean squared weight by layer: {_listed(means)}"
         panels.append(
             _panel(
                 "Weights by layer, in the set",
                 figures.layer_bars(means, alt=alt, name="explanation-layers"),
-                "First layer on top; the dashed line is at 1.",
+                f"First layer on top; the dashed line is at 1.{more}",
             )
         )
         panels.append(
@@ -110,15 +111,16 @@ def _course_panel(course: Mapping[str, Any], key: str, title: str, ylabel: str) 
     found = course.get(key)
     if found is None:
         return _panel(title, None, NOT_RECORDED)
-    last = {layer: values[-1] for layer, values in found["values"].items()}
+    shown, more = first(found["values"], "layers")
+    last = {layer: values[-1] for layer, values in shown.items()}
     figure = plots.courses(
         found["iterations"],
-        found["values"],
+        shown,
         ylabel="mean squared weight" if ylabel == "weight" else ylabel,
         alt=f"{title}, at the end: {_listed(last)}",
         name=f"explanation-{key.replace('_', '-')}",
     )
-    note = f"From the first layer (blue) to the last (red); {_points(found)}."
+    note = f"From the first layer (blue) to the last (red); {_points(found)}.{more}"
     return _panel(title, figure, note)
 
 
@@ -130,12 +132,15 @@ def _strips(course: Mapping[str, Any]) -> dict[str, Any]:
     title, found = "Weights by filter, over the run", course.get("filter_weight")
     if found is None:
         return _panel(title, None, NOT_RECORDED)
-    strips = dict(list(found["values"].items())[:STRIPS])
-    ends = {
-        tensor: f"{min(known):.3g} to {max(known):.3g}"
-        for tensor, values in strips.items()
-        if (known := [value for value in values[-1] or [] if value is not None])
+    known = {
+        tensor: [value for value in values[-1] or [] if value is not None]
+        for tensor, values in found["values"].items()
     }
+    strips = {tensor: values for tensor, values in found["values"].items() if known[tensor]}
+    strips = dict(list(strips.items())[:STRIPS])
+    if not strips:
+        return _panel(title, None, NOT_RECORDED)
+    ends = {tensor: f"{min(known[tensor]):.3g} to {max(known[tensor]):.3g}" for tensor in strips}
     said = ", ".join(f"{tensor} {text}" for tensor, text in ends.items())
     note = (
         f"{len(strips)} of {len(found['values'])} tensors, output channels or rows downwards, "
@@ -157,14 +162,14 @@ def _strips(course: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _loss_panel(importance: Mapping[str, Any]) -> dict[str, Any]:
-    title, shares = "Share of the matching loss by layer", _last_shares(importance)
+    title = "Share of the matching loss by layer"
+    shares, more = first(_last_shares(importance), "layers")
     course = importance["course"]
     if not shares:
         return _panel(title, None, NOT_RECORDED)
     rows, total = importance["layers"] or [], importance["parameters"]
     parameters = {row["layer"]: row["parameters"] / total for row in rows}
-    found = course["loss_share_unweighted"]
-    unweighted = {layer: values[-1] for layer, values in found["values"].items()}
+    unweighted = _last_values(course.get("loss_share_unweighted"))
     figure = plots.loss_bars(
         shares,
         unweighted,
@@ -173,14 +178,17 @@ def _loss_panel(importance: Mapping[str, Any]) -> dict[str, Any]:
         name="explanation-loss",
     )
     at = course["loss_share"]["iterations"][-1]
-    return _panel(title, figure, f"At iteration {at:,}, the last one logged.")
+    return _panel(title, figure, f"At iteration {at:,}, the last one logged.{more}")
 
 
 def _last_shares(importance: Mapping[str, Any]) -> dict[str, float]:
-    found = importance["course"].get("loss_share")
-    if found is None:
-        return {}
-    return {layer: values[-1] for layer, values in found["values"].items()}
+    return _last_values(importance["course"].get("loss_share"))
+
+
+def _last_values(found: Mapping[str, Any] | None) -> dict[str, float]:
+    """The last values of a course that are known, by layer."""
+    last = {} if found is None else {name: values[-1] for name, values in found["values"].items()}
+    return {name: value for name, value in last.items() if value is not None}
 
 
 def _layer_rows(importance: Mapping[str, Any]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.colors import TwoSlopeNorm
 
 from iadd_fast.report import drawing
-from iadd_fast.report.figures import LABEL_WIDTH
+from iadd_fast.report.figures import cut, wrapped
 
 _LEGEND_ENTRIES = 12
 #: Order of the parameters -> its name and its place in the colours, None for the text's colour.
@@ -48,7 +48,7 @@ def loss_bars(
     ):
         values = [100 * shares.get(layer, np.nan) for layer in weighted]
         axes.plot(values, places, marker=marker, markersize=size, label=label, **marks)
-    labels = [textwrap.fill(layer, LABEL_WIDTH) for layer in weighted]
+    labels = [wrapped(layer) for layer in weighted]
     axes.set_yticks(places, labels, parse_math=False)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
@@ -69,7 +69,7 @@ def courses(
     figure, axes = drawing.axes_of(4.6, 3.2)
     for (layer, points), colour in zip(values.items(), drawing.colours(len(values)), strict=True):
         y = [np.nan if value is None else value for value in points]
-        axes.plot(iterations, y, color=colour, linewidth=1.4, label=layer)
+        axes.plot(iterations, y, color=colour, linewidth=1.4, label=cut(layer))
     drawing.label(axes, "iteration", ylabel)
     if len(values) <= _LEGEND_ENTRIES:
         drawing.legend(figure, axes)
@@ -83,7 +83,7 @@ def filter_strips(
 
     Blue is below 1, red above; one scale for all strips.
     """
-    fields = {tensor: np.array(values, dtype=np.float64).T for tensor, values in strips.items()}
+    fields = {tensor: _field(values) for tensor, values in strips.items()}
     known = np.concatenate([field[np.isfinite(field)] for field in fields.values()])
     norm = _around(1.0, float(known.min()), float(known.max()))
     figure, _ = drawing.axes_of(4.6, 0.8 + 0.85 * len(fields))
@@ -95,7 +95,7 @@ def filter_strips(
             field, aspect="auto", interpolation="nearest", cmap="RdYlBu_r", norm=norm
         )
         axes.tick_params(colors=drawing.INK, labelsize=8)
-        axes.set_title(tensor, fontsize=8, color=drawing.INK, loc="left", parse_math=False)
+        axes.set_title(cut(tensor), fontsize=8, color=drawing.INK, loc="left", parse_math=False)
         axes.set_yticks([0, len(field) - 1], ["1", str(len(field))])
         axes.set_xticks([])
     places = sorted({0, len(iterations) // 2, len(iterations) - 1})
@@ -155,6 +155,14 @@ def deletion_curves(
     drawing.label(axes, "% of the parameters set back", "test accuracy in %")
     drawing.legend(figure, axes)
     return drawing.svg(figure, alt, name)
+
+
+def _field(values: Sequence[Sequence[float | None] | None]) -> np.ndarray:
+    """Filters downwards, the run to the right; empty where the filters are not those of the end."""
+    count = len(values[-1] or ())
+    empty = [None] * count
+    columns = [own if own is not None and len(own) == count else empty for own in values]
+    return np.array(columns, dtype=np.float64).T
 
 
 def _around(middle: float, low: float, high: float) -> TwoSlopeNorm:

@@ -9,7 +9,7 @@ from typing import Any
 from iadd_fast.artifacts import DistilledSet
 from iadd_fast.metrics import Metrics
 from iadd_fast.report import figures
-from iadd_fast.report.words import NOT_MEASURED
+from iadd_fast.report.words import DRAWN, NOT_MEASURED, first
 
 #: Column of the metrics -> title, name of the axis.
 CURVES = {
@@ -22,6 +22,8 @@ CURVES = {
 
 def measure(distilled: DistilledSet, course: Metrics, explained: bool) -> dict[str, Any]:
     """The curves as they are drawn, and the mean squared weight of each layer.
+
+    The course over the run is that of the layers that are drawn, ``DRAWN`` at most.
 
     Args:
         distilled: the set. course: the metrics of its run.
@@ -47,11 +49,8 @@ def measure(distilled: DistilledSet, course: Metrics, explained: bool) -> dict[s
 
 
 def _importance(distilled: DistilledSet, course: Metrics) -> dict[str, Any]:
-    iterations, courses = course.layer_weights()
-    if courses:
-        final = {layer: values[-1] for layer, values in courses.items()}
-    else:
-        final = _weights_in_set(distilled)
+    iterations, courses = course.layer_weights(DRAWN)
+    final = course.last_layer_weights() if courses else _weights_in_set(distilled)
     return {
         "layers": {layer: value for layer, value in final.items() if math.isfinite(value)},
         "iteration": iterations[-1] if courses else None,
@@ -128,8 +127,9 @@ def _layers(importance: Mapping[str, Any]) -> dict[str, Any]:
             f"Mean squared weight of each layer {source}: highest in {top} ({known[top]:.3g}), "
             f"lowest in {bottom} ({known[bottom]:.3g}). Plain trajectory matching has 1 everywhere."
         )
+    shown, more = first(known, "layers")
     alt = "Mean squared weight per layer: " + ", ".join(
-        f"{layer} {value:.3g}" for layer, value in known.items()
+        f"{layer} {value:.3g}" for layer, value in shown.items()
     )
     course = None
     if len(importance["iterations"]) > 1:
@@ -146,6 +146,7 @@ def _layers(importance: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "text": text,
         "rows": [(layer, f"{value:.4g}") for layer, value in known.items()],
-        "bars": figures.layer_bars(known, alt=alt, name="run-bars"),
+        "bars": figures.layer_bars(shown, alt=alt, name="run-bars"),
+        "more": more,
         "course": course,
     }

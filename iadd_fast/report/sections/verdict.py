@@ -212,9 +212,10 @@ def _cost_sentence(numbers: Part) -> str:
             f"{text} on {own['bytes']:,} bytes; the full training data was not measured."
             + _distilling(found)
         )
+    share = "" if own["storage_ratio"] is None else f" (1/{ratio(own['storage_ratio'])})"
     text += (
         f" instead of {duration(full['seconds'])}, on {own['bytes']:,} instead of "
-        f"{full['bytes']:,} bytes (1/{ratio(own['storage_ratio'])})."
+        f"{full['bytes']:,} bytes{share}."
     )
     text += _distilling(found)
     if even is None:
