@@ -135,7 +135,7 @@ def distill(
         reach = options.max_start_epoch + options.expert_epochs
         network = resolve_student(student, data, chosen)
         taught = ExpertSettings.of(**({} if chosen is None else chosen.values("experts")))
-        needed = _room(data, network, images_per_class, taught.count * (reach + 1), folder)
+        needed = room(data, network, images_per_class, taught.count * (reach + 1), folder)
     with exclusive(folder, "distill") if folder is not None and ranks.first else nullcontext():
         if folder is not None and ranks.first:
             check_writable("out", folder, 0 if experts is not None else needed)
@@ -174,7 +174,7 @@ def distill(
         return run.run(progress, should_stop)
 
 
-def _room(
+def room(
     data: Data, student: Student, images_per_class: int, snapshots: int, folder: Path | None
 ) -> int:
     """About the bytes that so many snapshots of experts and the checkpoints after them take."""

@@ -82,9 +82,16 @@ def check_trial(trial: optuna.trial.FrozenTrial, space: Space, known: Mapping[st
     arguments.number(f"{where}: seconds", trial.user_attrs.get("seconds", 0.0), least=0)
     if "ended" in trial.user_attrs or trial.state.is_finished():
         arguments.choice(f"{where}: ended", trial.user_attrs.get("ended"), ENDED)
-    fixed = trial.system_attrs.get("fixed_params", space.first)
-    if fixed != space.first:
+    fixed = trial.system_attrs.get("fixed_params")
+    if fixed is None:
+        return
+    if trial.number == 0 and fixed != space.first:
         raise ValueError(f"{where}: begins with {arguments.shown(fixed)}; takes the first trial")
+    arguments.instance(f"{where}: what was drawn", fixed, dict, "a value by each name")
+    if fixed.keys() != known.keys():
+        raise ValueError(f"{where}: was drawn with {arguments.shown(sorted(fixed))}")
+    for name, value in fixed.items():
+        _check_drawn(f"{where}: {name}", value, space.searched[name])
 
 
 def _check_drawn(name: str, value: Any, kind: Range | Choices) -> None:

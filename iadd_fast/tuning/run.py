@@ -12,13 +12,15 @@ import torch
 
 from iadd_fast import arguments
 from iadd_fast.artifacts import Experts, ExpertStore
-from iadd_fast.artifacts.files import check_writable
+from iadd_fast.artifacts.files import check_writable, refuse_link
 from iadd_fast.artifacts.folder_lock import exclusive
 from iadd_fast.data import Data
 from iadd_fast.devices import resolve_device
+from iadd_fast.distillation import room
 from iadd_fast.experts import resolve_augment, resolve_student, teachers
 from iadd_fast.importance import parse_importance
 from iadd_fast.preset import Preset, find_preset
+from iadd_fast.settings import ExpertSettings
 from iadd_fast.students import Student
 from iadd_fast.synthetic import check_images_per_class
 from iadd_fast.tuning.importances import importances
@@ -26,7 +28,7 @@ from iadd_fast.tuning.result import Tried, Tuning, ranked
 from iadd_fast.tuning.search import Search
 from iadd_fast.tuning.space import Space, make_space
 from iadd_fast.tuning.storage import import_optuna, open_study, quiet
-from iadd_fast.tuning.trial import AVERAGED, Trials, mean_of_last, tried
+from iadd_fast.tuning.trial import AVERAGED, Trials, mean_of_last, tidy, tried
 from iadd_fast.versions import versions
 
 if TYPE_CHECKING:
@@ -134,8 +136,14 @@ def tune(
     early = min(AVERAGED * every, iterations)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=early)
     with quiet(optuna), exclusive(folder, "tune"):
-        check_writable("out", folder)
+        needed = 0
+        if given is None:
+            taught = ExpertSettings.of(**({} if chosen is None else chosen.values("experts")))
+            snapshots = taught.count * (space.reach + 1)
+            needed = room(data, network, images_per_class, snapshots, folder)
+        check_writable("out", folder, needed)
         study = open_study(folder, asked, space, pruner)
+        tidy(folder, study)
         began = time.monotonic()
         if given is None:
             network, given = teachers(
@@ -143,7 +151,7 @@ def tune(
                 None,
                 network,
                 reach=space.reach,
-                folder=folder / "experts",
+                folder=refuse_link(folder / "experts"),
                 device=where,
                 progress=progress,
                 augment=space.fixed["augment"],

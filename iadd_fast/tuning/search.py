@@ -68,7 +68,8 @@ class Search:
             shown["iteration"] = f"{done}/{iterations}"
             bar.set_postfix(shown, refresh=False)
             bar.update(self._progress() - bar.n)
-            return self._late()
+            # A signal before the trial's own loop has come to this one alone.
+            return self._late() or interrupt.requested
 
         def on_validation(accuracy: float) -> None:
             shown["now"] = f"{accuracy:.1f}%"

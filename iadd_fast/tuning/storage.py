@@ -120,7 +120,14 @@ def ask(study: optuna.Study, space: Space, seed: int) -> optuna.Trial:
         study.sampler = optuna.samplers.TPESampler(
             multivariate=True, seed=derive(seed, "tune", number) % 2**32
         )
-    return study.ask(distributions(optuna, space))
+    ranges = distributions(optuna, space)
+    if not waiting:
+        # All values in one line of the journal: drawn into it one by one, a trial that was killed
+        # between two of them would go on with other random numbers.
+        scratch = optuna.create_study(direction="maximize", sampler=study.sampler)
+        scratch.add_trials(trials)
+        study.enqueue_trial(scratch.ask(ranges).params)
+    return study.ask(ranges)
 
 
 def check_same(folder: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
