@@ -32,6 +32,9 @@ USER_ERRORS = (ValueError, TypeError, OSError)
 
 #: Bytes of a TOML file of settings; the parser takes time with the square of its keys.
 LARGEST_CONFIG = 2**18
+#: Dots of a line, for a key of n of them takes time and memory with the square of n. No setting's
+#: name has any.
+MOST_DOTS = 100
 
 Values = dict[str, Any]
 Job = Literal["experts", "distill", "evaluate"]
@@ -134,17 +137,24 @@ def read_config(path: Path, known: Mapping[str, Any]) -> Values:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not TOML, a key is unknown (the message lists the known ones) or a value
-            is of another type.
+        ValueError: it is not TOML, a line has more than ``MOST_DOTS`` dots, a key is unknown (the
+            message lists the known ones) or a value is of another type.
     """
     try:
         text = read_text(path, LARGEST_CONFIG)
     except FileNotFoundError:
         raise FileNotFoundError(f"config: no file at {path}") from None
+    # Lines as TOML has them: a key cannot go on in another one.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if (dots := line.count(".")) > MOST_DOTS:
+            raise ValueError(
+                f"config: {path}, line {number} has {dots:,} dots; takes at most {MOST_DOTS}"
+            )
     try:
         values = tomllib.loads(text.replace("\r\n", "\n"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"config: {path} is not TOML: {error}") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        reason = str(error)[:200] or type(error).__name__
+        raise ValueError(f"config: {path} is not TOML: {reason}") from None
     for name, value in values.items():
         if name not in known:
             raise ValueError(

@@ -17,6 +17,8 @@ from typing import IO, Any, NoReturn, cast
 
 #: Bytes of a line, which only texts and numbers of protocol 0 take.
 _LONGEST_LINE = 2**28
+#: Letters of a message, in which a file of any size may be quoted.
+_LONGEST_REASON = 300
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _NUMBERS = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
@@ -34,10 +36,11 @@ class Forbidden(ValueError):
     """A pickle asks for a function or class that is not admitted.
 
     Attributes:
-        name: of what it asks for, ``module.name``.
+        name: of what it asks for, ``module.name``; a long one is cut.
     """
 
     def __init__(self, name: str) -> None:
+        name = name if len(name) <= 80 else f"{name[:77]}..."
         super().__init__(f"it asks for {name}")
         self.name = name
 
@@ -74,10 +77,14 @@ def load(
     Raises:
         Forbidden: it asks for something else.
         ValueError: it is damaged, uses an instruction that data does not need, or holds a key that
-            is no text.
+            is no text. The message is short, whatever the file holds.
     """
     try:
         return _Interpreter(_Bounded(file, size), size, admitted, persistent).run()
+    except Forbidden:
+        raise
+    except ValueError as error:
+        raise ValueError(str(error)[:_LONGEST_REASON]) from None
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"it is damaged ({type(error).__name__}: {str(error)[:200]})") from None
 

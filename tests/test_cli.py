@@ -256,21 +256,33 @@ def test_data_options_arrive(calls: dict[str, Any], tmp_path: Path) -> None:
         ("lr_images = false\n", ("lr_images", "False", "a number")),
         ("augment = 3\n", ("augment", "3", "a text")),
         ("steps = \n", ("is not TOML",)),
+        ("steps = 1\na" + ".a" * 101 + " = 1\n", ("line 2 has 101 dots; takes at most 100",)),
+        (f"a = {{{'x' * 10**5} = 1, {'x' * 10**5} = 2}}\n", ("is not TOML",)),
     ],
 )
 def test_a_wrong_file_is_one_clear_error(
     calls: dict[str, Any], tmp_path: Path, text: str, told: tuple[str, ...]
 ) -> None:
-    """A key ignored in silence, a value of another type passed on, or a traceback."""
+    """A key ignored in silence, a value of another type passed on, a key whose parts take all
+    memory, a message as long as the file, or a traceback."""
     config = tmp_path / "config.toml"
     config.write_text(text)
     result = call("distill", "digits", "--out", tmp_path / "runs", "--config", config)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert str(config) in line
+    assert len(line) < 2000
     for part in told:
         assert part in line
     assert calls == {}
+
+
+def test_settings_may_have_dots(calls: dict[str, Any], tmp_path: Path) -> None:
+    """Breaks if the dots of a whole file are counted, where only a key's take memory."""
+    config = tmp_path / "config.toml"
+    config.write_text("# " + "." * 100 + "\n# " + "." * 100 + "\nsteps = 3\nlr_images = 0.5\n")
+    result = call("distill", "digits", "--out", tmp_path / "runs", "--config", config)
+    assert result.exit_code == 0, result.stderr
 
 
 def test_a_missing_file_of_settings(calls: dict[str, Any], tmp_path: Path) -> None:

@@ -169,8 +169,11 @@ class DistilledSet:
 
         Raises:
             FileNotFoundError: there is no such file.
+            TypeError: ``data`` or ``student`` is of another type.
             ValueError: the files hold something else or do not fit ``data``, or ``lr`` is missing.
         """
+        arguments.instance("data", data, Data, "data from load_data")
+        arguments.instance("student", student, Student | str | None, "a Student, a text or None")
         read = load_mtt_set(path, experiment)
         rate = read.lr if lr is None else lr
         if rate is None:

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iadd_fast import arguments
 from iadd_fast.data.sources.arrays import as_text
 from iadd_fast.data.sources.numpy_files import load_npy
-from iadd_fast.reading import read_text, regular_file
+from iadd_fast.reading import check_text, read_text, regular_file
 
 #: Names of the slices that every data set has; a user's column takes another.
 BUILT_IN = ("class", "brightness", "contrast", "energy", "difficulty")
@@ -65,7 +66,7 @@ def read_slices(path: str | Path, count: int, test_rows: Tensor | None = None) -
         ValueError: it cannot be read as such, has another number of rows, or as
             :func:`check_slices`.
     """
-    path = Path(path)
+    path = arguments.path("slices", path)
     try:
         regular_file(path)
     except FileNotFoundError:
@@ -91,13 +92,17 @@ def read_slices(path: str | Path, count: int, test_rows: Tensor | None = None) -
 
 
 def check_slices(slices: Mapping[str, Sequence[Any]], count: int) -> None:
-    """Raise ``ValueError`` unless these are slices of ``count`` test samples.
+    """Raise ``ValueError`` unless :func:`user_slice` makes slices of ``count`` test samples of all.
 
-    The error names the slice: another number of values, an empty name, or one of ``BUILT_IN``.
+    The error names the slice: another number of values, an empty name, or one of ``BUILT_IN``,
+    texts that are no valid Unicode, numbers beyond all floats, or values that cannot be read.
     """
     for name, values in slices.items():
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"slices: got the name {name!r}; takes a text that is not empty")
+            raise ValueError(
+                f"slices: got the name {arguments.shown(name)}; takes a text that is not empty"
+            )
+        shown = arguments.shown(name)
         if name in BUILT_IN:
             raise ValueError(
                 f"slices: the name {name!r} is taken (as are {', '.join(BUILT_IN)}); rename it"
@@ -108,9 +113,16 @@ def check_slices(slices: Mapping[str, Sequence[Any]], count: int) -> None:
             shape = None
         if shape != (count,):
             raise ValueError(
-                f"slices: {name!r} has values of shape {shape}; takes one for each of the {count} "
+                f"slices: {shown} has values of shape {shape}; takes one for each of the {count} "
                 "test samples"
             )
+        try:
+            made = user_slice(name, values)
+            for text in (name, *made.groups):
+                check_text(text)
+        except Exception as error:  # whatever the values' own conversions raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ValueError(f"slices: {shown} cannot be read: {reason}") from None
 
 
 def user_slice(name: str, values: Sequence[Any]) -> Slice:
@@ -119,8 +131,15 @@ def user_slice(name: str, values: Sequence[Any]) -> Slice:
     Numbers (also as texts) with more than ``DISTINCT`` values are cut at their quartiles. Of other
     values each is a group; beyond ``MOST_GROUPS`` the rarest are one. None, NaN and empty texts are
     a group of their own.
+
+    Raises:
+        ValueError: a whole number beyond all floats.
     """
-    plain = np.asarray(values).tolist() if hasattr(values, "__array__") else list(values)
+    given: Any = values
+    if isinstance(given, Tensor):  # on any device, in any type, with a gradient or without
+        plain = given.tolist()
+    else:
+        plain = np.asarray(given).tolist() if hasattr(given, "__array__") else list(given)
     numbers = [_number(value) for value in plain]
     missing = np.array([_is_missing(value) for value in plain], dtype=bool)
     if (
@@ -205,6 +224,8 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError):
         return None
+    except OverflowError:
+        raise ValueError(f"got {arguments.shown(value)}, a number beyond all floats") from None
     return None if math.isnan(number) else number
 
 

@@ -4,6 +4,7 @@ A cache file is named by what it holds: the fingerprints of the raw images, thei
 transform. ``NAME.npy`` holds the images, ``NAME.safetensors`` the fitted transform, and the shape
 and SHA-256 of the first; it is written last, so that a file without it was never finished. Files
 are written whole or not at all, and two processes that write the same one write the same bytes.
+Writers share a lock on the folder; who is alone there first removes what killed ones have left.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import json
 import math
 import mmap
 import os
+import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,6 +40,8 @@ from iadd_fast.data.transform import Transform, transform_from
 KIND = "cached images"
 SCHEMA = 1
 
+#: The temporary names that ``write_atomically`` gives the files of a cache.
+_LEFTOVER = re.compile(r"\.[0-9a-f]{32}\.[0-9a-f]{12}\.(npy|safetensors)")
 #: Lets a private mapping be larger than memory and swap together: none of it is written to.
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
@@ -75,15 +80,29 @@ def cached(
             return _opened(images, about, content, shape)
         except (OSError, ValueError) as error:
             warnings.warn(f"cache: {error}; it is written anew", stacklevel=4)
-    check_writable("cache", folder, 4 * math.prod(shape))
-    transform = fit()
+    with _writing(folder):
+        check_writable("cache", folder, 4 * math.prod(shape))
+        transform = fit()
+        _write(images, about, content, shape, transform, pieces(transform))
+    return _mapped(images, shape), transform
+
+
+def _write(
+    images: Path,
+    about: Path,
+    content: Mapping[str, Any],
+    shape: tuple[int, ...],
+    transform: Transform,
+    pieces: Iterator[Tensor],
+) -> None:
+    """Write the two files of :func:`cached`, the images first."""
     digest = hashlib.sha256()
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for piece in pieces(transform):
+            for piece in pieces:
                 values = piece.contiguous().numpy().astype("<f4", copy=False)
                 digest.update(values.data)
                 file.write(values.data)
@@ -99,7 +118,39 @@ def cached(
         "transform_metadata": transform.metadata(),
     }
     save_tensors(about, transform.tensors(), metadata)
-    return _mapped(images, shape), transform
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Hold the lock of those that write in ``folder``, cleared first where there is nobody else.
+
+    The lock is ``flock``'s on the folder itself, which leaves no file behind and ends with the
+    process. Without such locks nothing is removed.
+    """
+    if not folder.is_dir():
+        check_writable("cache", folder)  # makes it
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # Somebody else writes here, or the file system has no locks.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_leftovers(folder)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if _LEFTOVER.fullmatch(entry.name):
+            with suppress(OSError):
+                entry.unlink()
 
 
 def scratch(folder: Path) -> Callable[[tuple[int, ...]], NDArray[np.uint8]]:

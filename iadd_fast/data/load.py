@@ -29,7 +29,7 @@ from iadd_fast.data.sources import (
     torch_dataset,
     ucr,
 )
-from iadd_fast.data.sources.part import Part, Source
+from iadd_fast.data.sources.part import Part, Source, checked_name
 from iadd_fast.data.transform import NORMALISATIONS, Transform, fit
 from iadd_fast.reading import check_memory
 from iadd_fast.seeds import generator
@@ -114,7 +114,7 @@ def load_data(
     arguments.choice("normalise", normalise, NORMALISATIONS)
     seed = arguments.whole("seed", seed, -arguments.LARGEST)
     if name is not None:
-        arguments.text("name", name)
+        checked_name(arguments.text("name", name), "name: got a text")
     validation_fraction = _check_fraction("validation_fraction", validation_fraction)
     test_fraction = _check_fraction("test_fraction", test_fraction)
     if test is None and test_labels is not None:
@@ -128,6 +128,8 @@ def load_data(
     if "train" not in read.parts:
         where = next(iter(read.parts.values())).where
         raise ValueError(f"source: found no training part beside {where}; expected one")
+    if name is None:
+        name = checked_name(read.name, "source: without name= its path gives the data a name")
     training, validation = read.parts["train"], read.parts.get("validation")
     tested = read.parts.get("test")
     if test is not None:
@@ -143,7 +145,7 @@ def load_data(
     if len(values) < 2:
         raise ValueError(
             f"{training.where}: found {len(training)} images of one class only "
-            f"({_names(values, read)[0]!r}); expected two classes or more"
+            f"({arguments.shown(_names(values, read)[0])}); expected two classes or more"
         )
     images = Pixels([training.images])
     test_images, test_targets, test_rows = None, None, None
@@ -188,7 +190,7 @@ def load_data(
     kept = count - held_out
     known = torch.from_numpy(targets)
     return Data(
-        name=read.name if name is None else name,
+        name=name,
         train=Split(normalised[:kept], known[:kept]),
         validation=Split(normalised[kept:count], known[kept:]),
         test=None
@@ -365,5 +367,5 @@ def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 
 
 def _shown(values: NDArray[Any]) -> str:
-    names = [str(value) for value in values[:10]]
+    names = [str(value)[:40] for value in values[:10]]
     return ", ".join(names) + (f" and {len(values) - 10} more" if len(values) > 10 else "")

@@ -270,3 +270,18 @@ def test_a_users_own_module_loads(tmp_path: Path) -> None:
     assert two.student_spec == {"name": "module", "module": "Mine"}
     with pytest.raises(ValueError, match="module"):
         two.student()
+
+
+def test_a_student_beyond_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks if a file of two kilobytes names a network whose evaluation takes all memory."""
+    path = tmp_path / "set.safetensors"
+    one = make(weight=None)
+    one.student_spec = {**one.student_spec, "width": 15_000, "depth": 3}
+    one.save(path)
+    monkeypatch.setattr("iadd_fast.arguments.memory_of_machine", lambda: 4 * 2**30)
+    with pytest.raises(ValueError, match=r"student_spec: a network of 225,\d+,\d+ param.* 5.0 GiB"):
+        DistilledSet.load(path)
+    monkeypatch.setattr("iadd_fast.arguments.memory_of_machine", lambda: 6 * 2**30)
+    DistilledSet.load(path)

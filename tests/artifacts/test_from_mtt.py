@@ -138,6 +138,13 @@ def test_a_set_of_dc(tmp_path: Path, data: Data) -> None:
         DistilledSet.from_mtt(path, data)
 
 
+@pytest.mark.parametrize("experiment", ["x", None, 1.5, True, -1, 10**30])
+def test_an_experiment_that_is_no_number_is_named(tmp_path: Path, experiment: Any) -> None:
+    """Breaks if it ends in an error of an operator's, or True is the second set."""
+    with pytest.raises(ValueError, match=r"experiment: got .*; takes a whole number of at"):
+        load_mtt_set(dc_file(tmp_path), experiment)
+
+
 def test_numbers_of_numpy_1_are_read_too(tmp_path: Path) -> None:
     """Breaks for every file of DC's that was written before NumPy renamed its module."""
     with zipfile.ZipFile(dc_file(tmp_path)) as archive:
@@ -255,3 +262,13 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         result = CliRunner().invoke(cli.app, [str(word) for word in [*arguments, *wrong]])
         assert result.exit_code == 2
         assert told in result.stderr
+
+
+def test_arguments_of_other_types_are_named(tmp_path: Path, data: Data) -> None:
+    """Breaks if they end in an AttributeError."""
+    nothing: Any = None
+    number: Any = 5
+    with pytest.raises(TypeError, match="data: got None; takes data from load_data"):
+        DistilledSet.from_mtt(dc_file(tmp_path), nothing, lr=0.1)
+    with pytest.raises(TypeError, match="student: got 5; takes a Student, a text or None"):
+        DistilledSet.from_mtt(dc_file(tmp_path), data, number, lr=0.1)

@@ -201,3 +201,17 @@ def test_the_exported_set_reads_back(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="labels: got 5 for 6 images"):
         save_mtt_set(tmp_path / "bad", images, labels[:5], 0.1)
     assert not (tmp_path / "bad").exists()
+
+
+def test_arguments_of_other_types_are_named(tmp_path: Path) -> None:
+    """Breaks if they end in an AttributeError."""
+    torch.save([mtt_trajectory(0)], tmp_path / "replay_buffer_0.pt")
+    student: Any = "convnet"
+    with pytest.raises(TypeError, match="student: got 'convnet'; takes a Student or None"):
+        load_mtt_buffers(tmp_path, student)
+    images: Any = "x"
+    labels: Any = None
+    with pytest.raises(TypeError, match="images: got 'x'; takes a tensor"):
+        save_mtt_set(tmp_path / "set", images, labels, 0.1)
+    with pytest.raises(TypeError, match="labels: got None; takes a tensor"):
+        save_mtt_set(tmp_path / "set", torch.zeros(2, 1, 4, 4), labels, 0.1)

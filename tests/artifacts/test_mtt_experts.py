@@ -103,3 +103,15 @@ def test_the_command_takes_them(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0 and "6 of 6 experts" in done.output
     assert len(ExpertStore.open(tmp_path / "out")) == 6
+
+
+def test_arguments_of_other_types_are_named(tmp_path: Path) -> None:
+    """Breaks if they end in an AttributeError, the second one after all files have been read."""
+    write(tmp_path / "mtt")
+    name: Any = STUDENT
+    nothing: Any = None
+    with pytest.raises(TypeError, match="student: got 'convnet:.*'; takes a Student"):
+        convert_mtt_buffers(tmp_path / "mtt", tmp_path / "out", name, load_data("digits"))
+    with pytest.raises(TypeError, match="data: got None; takes data from load_data"):
+        convert_mtt_buffers(tmp_path / "mtt", tmp_path / "out", student(), nothing)
+    assert not (tmp_path / "out").exists()

@@ -153,6 +153,7 @@ def test_a_stopped_audit_goes_on(
         ),
         ({"slices": {"site": ["x"] * 59}}, "slices: 'site'"),
         ({"slices": {"class": ["x"] * 60}}, "slices: "),
+        ({"slices": {"site": [10**400] + [1] * 59}}, "slices: 'site' cannot be read"),
         ({"metrics": "no/metrics.jsonl"}, "metrics: no file"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,9 +65,12 @@ def test_bad_files(tmp_path: Path, name: str, content: str, message: str) -> Non
 
 
 def test_missing_file_and_pickles(tmp_path: Path) -> None:
-    """Breaks when a pickle is loaded."""
+    """Breaks when a pickle is loaded, or an error does not name the argument."""
     with pytest.raises(FileNotFoundError, match="slices: no file"):
         read_slices(tmp_path / "none.csv", 3)
+    path: Any = 5
+    with pytest.raises(TypeError, match="slices: got 5; takes a path"):
+        read_slices(path, 3)
     np.save(tmp_path / "o.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="cannot be read"):
         read_slices(tmp_path / "o.npy", 1)
@@ -76,6 +80,46 @@ def test_wrong_length_names_the_slice() -> None:
     """Breaks when a column of another length is cut or repeated."""
     with pytest.raises(ValueError, match=r"'age' has values of shape \(2,\)"):
         check_slices({"age": [1, 2]}, 3)
+
+
+class Unreadable:
+    """Has a shape, and no values that anybody could read."""
+
+    shape = (3,)
+
+    def __array__(self, *_: object, **__: object) -> object:
+        raise RuntimeError("no\nvalues")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("age", [10**400, 1, 2], "'age' cannot be read: got 1000.*, a number beyond all floats"),
+        ("age", torch.ones(3).to_sparse(), "'age' cannot be read: "),
+        ("age", torch.ones(3, device="meta"), "'age' cannot be read: "),
+        ("age", Unreadable(), "'age' cannot be read: no values$"),
+        ("site", ["\ud800", "b", "c"], "'site' cannot be read: the text .* no valid Unicode"),
+        ("\ud800", ["a", "b", "c"], "cannot be read: the text .* no valid Unicode"),
+        ("x" * 10**5, [1, 2], "has values of shape"),
+    ],
+)
+def test_values_that_cannot_be_cut_are_found_by_the_check(
+    name: str, values: Any, told: str
+) -> None:
+    """Breaks if the check passes what fails once all networks are trained."""
+    with pytest.raises(ValueError, match=f"^slices: .*{told}") as caught:
+        check_slices({name: values}, 3)
+    assert len(str(caught.value)) < 400
+
+
+def test_tensors_of_every_type_are_cut() -> None:
+    """Breaks if a tensor with a gradient, or of a type that NumPy has not, is no column."""
+    values = torch.tensor([1.0, 2.0, 1.0])
+    columns: list[Any] = [values, values.clone().requires_grad_(), values.bfloat16()]
+    for tensor in columns:
+        check_slices({"age": tensor}, 3)
+        made = user_slice("age", tensor)
+        assert (made.groups, made.members.tolist()) == (["1", "2"], [0, 1, 0])
 
 
 def test_numbers_are_cut_at_their_quartiles() -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import TensorDataset
 
+from iadd_fast.artifacts import files
 from iadd_fast.data import Data, Split, load_data
 from iadd_fast.data import cache as caching
 from iadd_fast.data.pixels import Pixels
@@ -254,6 +255,59 @@ def test_training_and_validation_join_without_a_copy(tmp_path: Path, cached: boo
     swapped = Data(**{**vars(data), "train": data.validation, "validation": data.train})
     other = swapped.all_training().images
     assert torch.equal(other, torch.cat([data.validation.images, data.train.images]))
+
+
+LEFT = (f".{32 * 'a'}.{12 * 'b'}.npy", f".{32 * 'a'}.{12 * 'b'}.safetensors")
+
+
+def leave(folder: Path) -> None:
+    """What a kill leaves behind, and files that are somebody else's."""
+    folder.mkdir(exist_ok=True)
+    for name in (*LEFT, ".mine.npy", "notes.txt", f"{32 * 'a'}.npy"):
+        (folder / name).write_bytes(b"x")
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """Breaks if half a file, as large as the data, stays for good; or if another file goes."""
+    leave(tmp_path / "cache")
+    load_data(**as_npz(tmp_path), cache=tmp_path / "cache")
+    held = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert not held & set(LEFT)
+    assert len(held) == 5 and {".mine.npy", "notes.txt", f"{32 * 'a'}.npy"} < held
+
+
+def _write_slowly(folder: str, begun: Any, finish: Any) -> None:
+    torch.set_num_threads(1)
+    whole = files.write_atomically
+
+    def slowly(path: Path, write: Any) -> None:
+        def stops(temporary: Path) -> None:
+            write(temporary)
+            begun.set()
+            finish.wait(60)
+
+        whole(path, stops)
+
+    vars(caching)["write_atomically"] = slowly
+    load_data(folder + "/set.npz", cache=folder + "/cache")
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    """Breaks if it is removed under the other one, which then ends with an error; or if the other
+    one holds this one up."""
+    given = as_npz(tmp_path)
+    context = multiprocessing.get_context("fork")
+    begun, finish = context.Event(), context.Event()
+    other = context.Process(target=_write_slowly, args=(str(tmp_path), begun, finish))
+    other.start()
+    assert begun.wait(60)
+    for seed in (0, 1):
+        load_data(**given, seed=seed, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob(".*"))) == 1
+    finish.set()
+    other.join()
+    assert other.exitcode == 0
+    assert not list((tmp_path / "cache").glob(".*"))
 
 
 def test_a_full_disk_is_found_before_anything_is_written(

@@ -234,3 +234,21 @@ def test_damaged_pickles_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "data_batch_2").write_bytes(content)
     with pytest.raises(ValueError, match="data_batch_2: cannot be read as a CIFAR batch"):
         load_data(tmp_path)
+
+
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Breaks if it costs the whole run, whose result cannot be made with such a name."""
+    write_cifar10(tmp_path, pickle.dumps)
+    (tmp_path / "batches.meta").write_bytes(pickle.dumps({"label_names": ["\ud800", "cat"]}))
+    with pytest.raises(ValueError, match=r"batches.meta: found a name under 'label_names' .*Unico"):
+        load_data(tmp_path)
+
+
+@pytest.mark.parametrize("start", [b"\x80\x02c", b"F"])
+def test_what_a_file_says_is_not_quoted_whole(tmp_path: Path, start: bytes) -> None:
+    """Breaks if the message has as many letters as the file."""
+    write_cifar10(tmp_path, pickle.dumps)
+    (tmp_path / "data_batch_1").write_bytes(start + b"A" * 10**6 + b"\nb\n.")
+    with pytest.raises(ValueError, match="data_batch_1: cannot be read as a CIFAR") as caught:
+        load_data(tmp_path)
+    assert len(str(caught.value)) < len(str(tmp_path)) + 450

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,6 +175,79 @@ def test_labels_become_indices_and_names_keep_them(
     data = raw(images, given, test_fraction=0, validation_fraction=0)
     assert data.class_names == names and data.num_classes == len(names)
     assert data.train.labels.tolist() == mapped
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (np.array([1e300, 2e300, 1, 0]), "2e+300"),
+        (np.array([-(2.0**53), 2, 1, 0]), "-9007199254740992.0"),
+        (np.array([2**64 - 1, 2**63, 1, 0], np.uint64), "18446744073709551615"),
+        ([2**63 + 1, 2**63 + 2, 5, 6], "9.22"),
+        ([2**53 + 1, 2**53, 5.0, 6], "9007199254740992.0"),
+    ],
+)
+def test_labels_that_would_become_one_are_refused(given: Any, shown: str) -> None:
+    """Breaks if labels beyond int64 or rounded floats are merged, renamed or put in another
+    order; or if those that have a place are refused."""
+    images = np.arange(16, dtype=np.uint8).reshape(4, 2, 2)
+    options: dict[str, Any] = {"test_fraction": 0, "validation_fraction": 0}
+    with pytest.raises(ValueError, match="labels: got the label .*; takes whole numbers") as caught:
+        raw(images, given, **options)
+    assert shown in str(caught.value)
+    most = [-(2**63), 2**63 - 1, 2**53 + 1, 2**53]
+    assert raw(images, most, **options).class_names == tuple(map(str, sorted(most)))
+    floats = [2.0**53 - 1, 1.0, 2.0**53 - 2, 0.0]
+    assert raw(images, floats, **options).train.labels.tolist() == [3, 1, 2, 0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are Unicode there")
+@pytest.mark.parametrize("suffix", ["", ".npz"])
+def test_a_path_that_is_no_text_gives_no_name(tmp_path: Path, suffix: str) -> None:
+    """Breaks if it costs the whole run, whose result cannot be made with such a name."""
+    images, labels = made_up()
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9" + suffix.encode()))
+    if suffix:
+        np.savez(path, images=images, labels=labels)
+    else:
+        path.mkdir()
+        np.save(path / "images.npy", images)
+        np.save(path / "labels.npy", labels)
+    with pytest.raises(ValueError, match=r"source: without name= .* no valid Unicode, 'caf.udce9'"):
+        load_data(path)
+    assert load_data(path, name="café").name == "café"
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    """Breaks if it is found when the result of the run is made."""
+    with pytest.raises(ValueError, match=r"name: got a text that is no valid Unicode, '.ud800'"):
+        load_data(IMAGES, LABELS, name="\ud800")
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, which gives quantised and nested tensors up
+def test_tensors_that_numpy_has_not_are_refused() -> None:
+    """Breaks if they end in an internal error, or bfloat16 is refused with them."""
+    images = torch.rand(8, 1, 4, 4)
+    for tensor, told in (
+        (images.to(torch.float8_e4m3fn), "source: got a torch.float8_e4m3fn tensor of shape (8, 1"),
+        (torch.quantize_per_tensor(images, 0.1, 0, torch.quint8), "source: got a quantised tensor"),
+        (torch.nested.nested_tensor(list(images)), "source: got a nested tensor; takes a dense"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            load_data(tensor, LABELS)
+        assert told in str(caught.value)
+    assert torch.equal(
+        raw(images.bfloat16(), LABELS, test_fraction=0, validation_fraction=0).train.images,
+        images.bfloat16().float(),
+    )
+
+
+def test_a_long_label_is_not_quoted_whole() -> None:
+    """Breaks if the message has as many letters as a file puts into a label."""
+    for labels, test in ((["x" * 10**5] * 8, ["x"] * 8), (["a", "b"] * 4, ["x" * 10**5] * 8)):
+        with pytest.raises(ValueError) as caught:
+            load_data(IMAGES, labels, test=IMAGES, test_labels=test)
+        assert len(str(caught.value)) < 400
 
 
 def test_test_labels_are_mapped_as_the_training_labels() -> None:

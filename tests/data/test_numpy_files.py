@@ -148,3 +148,18 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     images.write_bytes(images.read_bytes()[:-1])
     with pytest.raises(ValueError, match="images.npy: cannot be read as a .npy array"):
         load(images, labels=arrays()[1])
+
+
+def test_arrays_beyond_the_memory_that_is_left_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Breaks if a MemoryError comes out, which does not name the file."""
+    path = tmp_path / "set.npz"
+    np.savez(path, images=arrays()[0], labels=arrays()[1])
+
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("iadd_fast.data.sources.numpy_files.np.empty", full)
+    with pytest.raises(ValueError, match="set.npz: images cannot be read: MemoryError"):
+        load(path)

@@ -116,6 +116,38 @@ def test_bad_datasets_are_refused(dataset: Dataset[Any], text: str) -> None:
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ((tensors()[1].to_sparse(), 0), "source: item 1: got a torch.float32 tensor"),
+        ((tensors()[1].to("meta"), 0), "source: item 1: got a torch.float32 tensor"),
+        ((tensors()[1].to(torch.float8_e4m3fn), 0), "source: item 1: got a torch.float8_e4m3fn"),
+        ((tensors()[1], torch.tensor(0, device="meta")), "source: the label of item 1: got"),
+    ],
+    ids=["sparse", "meta", "float8", "label"],
+)
+def test_an_item_that_numpy_has_not_is_named(changed: Any, told: str) -> None:
+    """Breaks if it ends in an internal error, or one that does not say which item it is."""
+    items = list(zip(tensors(), LABELS, strict=True))
+    items[1] = changed
+    with pytest.raises(ValueError) as caught:
+        load(Listed(items))
+    assert told in str(caught.value)
+
+
+def test_items_of_bfloat16_are_read() -> None:
+    """Breaks if they are refused, though the same images in one tensor are taken."""
+    items = list(zip(tensors().bfloat16(), LABELS, strict=True))
+    assert torch.equal(load(Listed(items)).train.images, tensors().bfloat16().float())
+
+
+def test_a_class_whose_name_is_no_text_is_refused() -> None:
+    """Breaks if it costs the whole run, whose result cannot be made with such a name."""
+    items = list(zip(PIXELS, LABELS, strict=True))
+    with pytest.raises(ValueError, match=r"source: its classes hold .* Unicode, '.udce9'"):
+        load(Listed(items, ["shirt", "\udce9", "boot"]))
+
+
 def test_labels_beside_a_dataset_are_refused() -> None:
     """Breaks if labels= is ignored in silence."""
     with pytest.raises(ValueError, match="labels: got labels, but source brings its own"):

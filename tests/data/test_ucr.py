@@ -51,13 +51,18 @@ def test_a_folder_gives_its_series(tmp_path: Path) -> None:
         (["10", "9", "2"], ("2", "9", "10")),
         (["1.0000000e+00", "2.0000000e+00", "1.0"], ("1", "2")),
         (["walk", "1", "rest"], ("1", "rest", "walk")),
+        (
+            ["9007199254740993", "9007199254740992", "5"],
+            ("5", "9007199254740992", "9007199254740993"),
+        ),
+        (["inf", "1", "2"], ("1", "2", "inf")),
     ],
 )
 def test_labels_of_every_spelling(
     tmp_path: Path, labels: list[str], names: tuple[str, ...]
 ) -> None:
-    """Breaks if numbers are sorted as texts (10 before 2), 1 and 1.0 are two classes, or names
-    are refused."""
+    """Breaks if numbers are sorted as texts (10 before 2) or rounded, 1 and 1.0 are two classes, or
+    names are refused."""
     train = [(label, row) for label, (_, row) in zip(labels, TRAIN, strict=True)]
     write(tmp_path / "Own_TRAIN.tsv", train)
     data = load_data(tmp_path, validation_fraction=0, test_fraction=0)
@@ -89,10 +94,15 @@ def test_one_file_stands_for_its_data_set(tmp_path: Path) -> None:
         ("1,2.0,3.0\n2,1.0,2.0\n", "found a line of 1 field; takes a line a series, the label"),
         ("\n", "found no series"),
         ("1\t2.0\tinf\n2\t1.0\t2.0\n", "not finite"),
+        ("10000000000000000001\t2.0\n10000000000000000002\t1.0\n5\t1.0\n",
+         "got the label 10000000000000000001; takes whole numbers of int64"),
+        ("1e300\t2.0\n2e300\t1.0\n5\t1.0\n", "got the label 1e+300; takes whole numbers"),
+        ("1\t2.0\na\0\t1.0\na\t1.0\n", "series 1 has a label with a null character"),
     ],
 )  # fmt: skip
 def test_what_is_no_such_file_is_named(tmp_path: Path, text: str, told: str) -> None:
-    """Breaks if gaps reach the network as NaN, or the error does not say where and what."""
+    """Breaks if gaps reach the network as NaN, several labels become one class, or the error does
+    not say where and what."""
     path = tmp_path / "Own_TRAIN.tsv"
     path.write_text(text)
     with pytest.raises(ValueError) as caught:

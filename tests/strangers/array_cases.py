@@ -56,6 +56,15 @@ def claims() -> bytes:
     return bytes(content)
 
 
+def packed_claims() -> bytes:
+    """An archive of 700 bytes that says of the first member: 2 GiB, packed in 4."""
+    images = b.npy((2**27, 4, 4))
+    content = bytearray(b.npz({"images": images, "labels": LABELS}))
+    place = content.index(b"PK\1\2")
+    content[place + 20 : place + 28] = struct.pack("<II", 2**32 - 16, len(images) + 2**31)
+    return bytes(content)
+
+
 def link_out(folder: Path) -> Path:
     """The images are a link to an array beside the folder."""
     secret = folder / "secret.npy"
@@ -131,6 +140,12 @@ CASES = [
         labelled("'<U1'", b"\x00\xd8\0\0" * 4),
         "no valid Unicode",
     ),
+    Case(
+        "npy: labels beyond int64",
+        "data",
+        labelled("'<u8'", np.array([2**64 - 1, 2**63, 1, 0], np.uint64).tobytes()),
+        "got the label 18446744073709551615",
+    ),
     Case("npy: labels of no text", "data", labelled("'|S1'", b"\xff" * 4), "no valid Unicode"),
     Case("npy: columns first", "data", folder(b.npy((4, 4, 4), data=bytes(64), fortran=True)), ""),
     Case("npy: link out of the folder", "data", link_out, "outside of"),
@@ -147,6 +162,12 @@ CASES = [
     Case("npz: objects", "data", archive(b.npy((4,), "'|O'", bytes(64))), "Python objects"),
     Case("npz: packed by LZMA", "data", archive(IMAGES, zipfile.ZIP_LZMA), "packed in another way"),
     Case("npz: claims of the directory", "data", file("set.npz", claims()), "more than"),
+    Case(
+        "npz: claims of packed bytes",
+        "data",
+        file("set.npz", packed_claims()),
+        "bytes of packed arrays and has",
+    ),
     Case("npz: two of one name", "data", file("set.npz", two_of_one_name()), "two arrays named"),
     Case(
         "npz: names that leave it",
@@ -204,6 +225,12 @@ CASES = [
         "data",
         ucr(b"x" * 10**6 + b"\t1\t2\n2\t1\t2\n"),
         "label of 1,000,000 letters",
+    ),
+    Case(
+        "ucr: labels beyond int64",
+        "data",
+        ucr(b"".join(b"%d\t1\t2\n" % (10**19 + k) for k in range(3))),
+        "got the label 10000000000000000000",
     ),
     Case(
         "ucr: one line of 100 MB",

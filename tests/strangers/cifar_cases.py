@@ -53,6 +53,12 @@ CASES = [
         cifar(lambda canary: b.running(canary, 5)),
         "it asks for posix.mkdir",
     ),
+    Case(
+        "cifar: a name of 10 MB",
+        "data",
+        cifar(b"c" + b"A" * 10**7 + b"\nb\n."),
+        "it asks for AAAA",
+    ),
     Case("cifar: INST", "data", cifar(b"(S'x'\niposix\nsystem\n."), "instruction INST"),
     Case("cifar: OBJ", "data", cifar(b"(cnumpy\nndarray\no."), "instruction OBJ"),
     Case("cifar: NEWOBJ", "data", cifar(b"cnumpy\nndarray\n)\x81."), "instruction NEWOBJ"),

@@ -15,6 +15,8 @@ from iadd_fast.data.sources.part import Part, Source
 from iadd_fast.reading import check_memory, check_text
 
 _MOST_SERIES_CHANNELS = 16
+#: From here on a float may stand for several whole numbers.
+_INEXACT = 2**53
 
 
 def read(images: Any, labels: Any, images_where: str, labels_where: str) -> Source:
@@ -89,7 +91,8 @@ def as_labels(value: Any, where: str) -> NDArray[Any]:
     """``value`` as int64 or text ``[N]``; (N, 1) is flattened, whole floats become integers.
 
     Raises:
-        ValueError: another shape, or labels that are neither whole numbers nor text.
+        ValueError: another shape, labels that are neither whole numbers nor text, or as
+            :func:`check_label`.
     """
     array = _as_array(value, where)
     if array.dtype.kind == "O":
@@ -111,7 +114,27 @@ def as_labels(value: Any, where: str) -> NDArray[Any]:
             f"{where}: got labels of dtype {array.dtype} that are not whole numbers; takes whole "
             "numbers or text"
         )
+    if array.size:
+        kind = float if array.dtype.kind == "f" else int
+        check_label(kind(array.min()), where)
+        check_label(kind(array.max()), where)
     return array.astype(np.int64)
+
+
+def check_label(label: int | float, where: str) -> None:
+    """Raise ``ValueError`` for a whole number that int64 has not, or that a float may have rounded.
+
+    Either would give several labels one name.
+    """
+    if isinstance(label, float):
+        exact = abs(label) < _INEXACT
+    else:
+        exact = -arguments.LARGEST - 1 <= label <= arguments.LARGEST
+    if not exact:
+        raise ValueError(
+            f"{where}: got the label {arguments.shown(label)}; takes whole numbers of int64 (as "
+            "floats: below 2**53, for larger ones are rounded) or text"
+        )
 
 
 def as_text(array: NDArray[Any], where: str) -> NDArray[Any]:
@@ -135,13 +158,32 @@ def _is_series(shape: tuple[int, ...]) -> bool:
     return channels <= _MOST_SERIES_CHANNELS and length >= 4 * channels
 
 
+def from_tensor(value: Tensor, where: str) -> NDArray[Any]:
+    """The values of a dense tensor on any device; bfloat16 as float32, which NumPy has.
+
+    Raises:
+        ValueError: it is nested, quantised, sparse or on meta, or of a type that NumPy has not
+            (float8 and its kin).
+    """
+    for kind, is_so in (("nested", value.is_nested), ("quantised", value.is_quantized)):
+        if is_so:  # neither has a shape or values in the common sense
+            raise ValueError(f"{where}: got a {kind} tensor; takes a dense one of plain numbers")
+    arguments.tensor(where, value)
+    if value.dtype == torch.bfloat16:
+        check_memory(where, 4 * value.numel())
+        value = value.float()
+    try:
+        array: NDArray[Any] = value.numpy(force=True)
+    except TypeError:
+        raise ValueError(
+            f"{where}: got {arguments.shown(value)}; takes a type that NumPy has too, or bfloat16"
+        ) from None
+    return array
+
+
 def _as_array(value: Any, where: str) -> NDArray[Any]:
     if isinstance(value, Tensor):
-        arguments.tensor(where, value)
-        if value.dtype == torch.bfloat16:
-            check_memory(where, 4 * value.numel())
-        value = value.detach().cpu()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        return from_tensor(value, where)
     try:
         return np.asarray(value)
     except Exception as error:  # whatever the elements' own conversions raise

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from iadd_fast import pickled
 from iadd_fast.data.sources.arrays import as_part
-from iadd_fast.data.sources.part import PartName, Source
+from iadd_fast.data.sources.part import PartName, Source, checked_name
 from iadd_fast.reading import regular_file
 
 _SIDE = 32
@@ -87,9 +87,10 @@ def _class_names(path: Path, key: str) -> tuple[str, ...] | None:
     if not isinstance(names, list) or not all(isinstance(name, str | bytes) for name in names):
         raise ValueError(f"{path}: found {_describe(names)} under {key!r}; expected a list of text")
     try:
-        return tuple(name.decode() if isinstance(name, bytes) else name for name in names)
+        texts = [name.decode() if isinstance(name, bytes) else name for name in names]
     except UnicodeDecodeError:
         raise ValueError(f"{path}: found names under {key!r} that are no UTF-8 text") from None
+    return tuple(checked_name(text, f"{path}: found a name under {key!r}") for text in texts)
 
 
 def _shown(batch: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ _KEYS: dict[PartName, tuple[tuple[str, str], ...]] = {
 #: Bytes that a packed byte can stand for at most (deflate: 1032).
 _MOST_PACKED = 1032
 _PIECE = 2**20
-_DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 _EXPECTED = "; ".join(
     f"{part}: " + " or ".join(f"{images} + {labels}" for images, labels in pairs)
     for part, pairs in _KEYS.items()
@@ -73,7 +73,7 @@ def read_npz(path: Path) -> Source:
         raise ValueError(f"{path}: cannot be read as a .npz archive: {error}") from None
     try:
         with archive:
-            members = _members(archive)
+            members = _members(archive, path.stat().st_size)
             return _read_parts(
                 path,
                 members,
@@ -114,8 +114,11 @@ class _Refused(Exception):
     """Why an array is not read."""
 
 
-def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The arrays of an archive by name."""
+def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+    """The arrays of an archive of ``size`` bytes by name."""
+    packed = sum(info.compress_size for info in archive.infolist())
+    if packed > size:
+        raise _Refused(f"it announces {packed:,} bytes of packed arrays and has {size:,}")
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename.removesuffix(".npy")
@@ -127,7 +130,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
     """One array of an archive, allocated once its header, size and packed size agree."""
-    where = f"{info.filename.removesuffix('.npy')} cannot be read"
+    where = f"{info.filename.removesuffix('.npy')[:40]} cannot be read"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _Refused(f"{where}: it is packed in another way than NumPy does")
     if info.file_size > _MOST_PACKED * info.compress_size:
@@ -144,7 +147,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any
                 raise _Refused(
                     f"it announces {expected:,} bytes of values (shape {shape}) and holds {held:,}"
                 )
-            check_memory(info.filename, expected)
+            check_memory(info.filename[:40], expected)
             values = np.empty(math.prod(shape), dtype)
             free = values.view(np.uint8)
             while len(free):
@@ -155,7 +158,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any
                 free = free[len(read) :]
     # RuntimeError, NotImplementedError: it is encrypted, or of a later kind of zip.
     except (_Refused, RuntimeError, *_DAMAGED) as error:
-        raise _Refused(f"{where}: {error}") from None
+        raise _Refused(f"{where}: {str(error) or type(error).__name__}") from None
     return values.reshape(shape, order="F" if column_major else "C")
 
 
@@ -189,7 +192,7 @@ def _read_parts(
     path: Path, names: Iterable[str], load: Callable[[str], Any], where: Callable[[str], str]
 ) -> Source:
     held = set(names)
-    found = f"found {', '.join(sorted(held)[:20]) or 'nothing'}"
+    found = f"found {', '.join(name[:40] for name in sorted(held)[:20]) or 'nothing'}"
     parts: dict[PartName, Part] = {}
     for part, pairs in _KEYS.items():
         for images, labels in pairs:

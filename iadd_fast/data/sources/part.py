@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from iadd_fast.reading import check_text
+
 PartName = Literal["train", "validation", "test"]
 
 
@@ -48,3 +50,16 @@ class Source:
     parts: Mapping[PartName, Part]
     class_names: tuple[str, ...] | None = None
     resized: bool = False
+
+
+def checked_name(name: str, where: str) -> str:
+    """``name``, of a data set or class, where every file can hold it.
+
+    Raises:
+        ValueError: it is no valid Unicode; says ``where`` it is from.
+    """
+    try:
+        check_text(name)
+    except ValueError:
+        raise ValueError(f"{where} that is no valid Unicode, {name[:40]!a}") from None
+    return name

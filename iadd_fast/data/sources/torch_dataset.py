@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from iadd_fast.data.sources.arrays import as_part
+from iadd_fast.data.sources.arrays import as_part, from_tensor
 from iadd_fast.data.sources.folder import is_gray, pixels
-from iadd_fast.data.sources.part import Source
+from iadd_fast.data.sources.part import Source, checked_name
 
 
 def read(dataset: Dataset[Any], where: str) -> Source:
@@ -23,7 +23,8 @@ def read(dataset: Dataset[Any], where: str) -> Source:
     text. Random augmentation in the dataset would be frozen as it fell: leave it out.
 
     Raises:
-        ValueError: an item is no such pair, shapes differ, or there are no items.
+        ValueError: an item is no such pair, shapes differ, there are no items, or a class has a
+            name that is no valid Unicode.
     """
     if isinstance(dataset, TensorDataset):
         if len(dataset.tensors) != 2:
@@ -43,7 +44,10 @@ def read(dataset: Dataset[Any], where: str) -> Source:
         and part.labels.min() >= 0
         and part.labels.max() < len(names)
     )
-    return Source(type(dataset).__name__, {"train": part}, tuple(names) if fits and names else None)
+    known = None
+    if fits and names:
+        known = tuple(checked_name(name, f"{where}: its classes hold a name") for name in names)
+    return Source(type(dataset).__name__, {"train": part}, known)
 
 
 def _collect(dataset: Dataset[Any], where: str) -> tuple[NDArray[Any], list[Any]]:
@@ -55,13 +59,15 @@ def _collect(dataset: Dataset[Any], where: str) -> tuple[NDArray[Any], list[Any]
                 f"{where}: item {index} is a {type(item).__name__}; takes pairs (image, label)"
             )
         image, label = _image(item[0], f"{where}: item {index}"), item[1]
+        if isinstance(label, Tensor):
+            label = from_tensor(label, f"{where}: the label of item {index}").tolist()
         if images and (image.shape, image.dtype) != (images[0].shape, images[0].dtype):
             raise ValueError(
                 f"{where}: item {index} is {image.dtype} of shape {image.shape}, item 0 is "
                 f"{images[0].dtype} of shape {images[0].shape}; takes images of one kind"
             )
         images.append(image)
-        labels.append(label.tolist() if isinstance(label, Tensor) else label)
+        labels.append(label)
     if not images:
         raise ValueError(f"{where}: got a {type(dataset).__name__} without items")
     return np.stack(images), labels
@@ -80,7 +86,7 @@ def _items(dataset: Dataset[Any], where: str) -> Iterable[Any]:
 
 def _image(value: Any, where: str) -> NDArray[Any]:
     if isinstance(value, Tensor):
-        return value.detach().cpu().numpy()
+        return from_tensor(value, where)
     if isinstance(value, Image.Image):
         return pixels(value, is_gray(value), where)
     if isinstance(value, np.ndarray):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iadd_fast.data.sources.arrays import as_part
+from iadd_fast.data.sources.arrays import as_part, check_label
 from iadd_fast.data.sources.part import Part, PartName, Source
 from iadd_fast.reading import regular_file
 
@@ -38,8 +38,9 @@ def read(path: Path) -> Source:
             folder holds other data sets as well. Of both, only the training file has to exist.
 
     Raises:
-        ValueError: a folder of several data sets, a file that is not of this format, or series of
-            different lengths or with missing values (the archive fills both with NaN).
+        ValueError: a folder of several data sets, a file that is not of this format, series of
+            different lengths or with missing values (the archive fills both with NaN), or labels
+            that are whole numbers beyond int64 or, as floats, beyond 2**53.
     """
     folder = path if path.is_dir() else path.parent
     files: dict[str, dict[PartName, Path]] = {}
@@ -77,6 +78,8 @@ def _read_part(path: Path, within: Path) -> Part:
                 f"{path}: series {len(rows)} has a label of {len(label):,} letters; takes at most "
                 f"{_LONGEST_LABEL}"
             )
+        if "\0" in label:  # which an array of texts loses at their ends
+            raise ValueError(f"{path}: series {len(rows)} has a label with a null character")
         try:
             rows.append(np.array(fields, dtype=np.float64))
         except ValueError as error:
@@ -93,7 +96,7 @@ def _read_part(path: Path, within: Path) -> Part:
             f"{int(missing.argmax())}; takes series of one length without gaps: cut, fill or "
             "resample them first"
         )
-    return as_part(values, _labels(labels), str(path), str(path))
+    return as_part(values, _labels(labels, str(path)), str(path), str(path))
 
 
 def _lines(path: Path, within: Path) -> Iterator[str]:
@@ -112,12 +115,24 @@ def _lines(path: Path, within: Path) -> Iterator[str]:
                 yield text.rstrip("\r\n")
 
 
-def _labels(texts: list[str]) -> NDArray[Any]:
+def _labels(texts: list[str], where: str) -> NDArray[Any]:
     """Whole numbers where all read as such (``1``, ``-1``, ``1.0``), else the texts."""
     texts = [text.strip() for text in texts]
     try:
-        numbers = np.array(texts, dtype=np.float64)
+        numbers = [_whole(text) for text in texts]
     except ValueError:
         return np.array(texts)
-    whole = bool(np.isfinite(numbers).all() and (numbers % 1 == 0).all())
-    return numbers.astype(np.int64) if whole else np.array(texts)
+    for number in numbers:
+        check_label(number, where)
+    return np.array(numbers, dtype=np.int64)
+
+
+def _whole(text: str) -> int | float:
+    """The whole number of ``text``, a float where it is written as one; ``ValueError``: none."""
+    try:
+        return int(text)  # not by way of a float, which rounds
+    except ValueError:
+        number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"{text!r} is no whole number")
+    return number
