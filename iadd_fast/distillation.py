@@ -104,7 +104,8 @@ def distill(
         KeyboardInterrupt: Ctrl-C or ``should_stop``; the finished iterations are in the checkpoint.
 
     Warns:
-        UserWarning: the data is normalised in another way than the preset says.
+        UserWarning: the data is normalised in another way than the preset says; no outer step was
+            of use.
     """
     arguments.instance("data", data, Data, "data from load_data")
     arguments.instance("progress", progress, bool, "True or False")
@@ -186,9 +187,13 @@ def room(
     there = (
         0
         if folder is None
-        else sum(path.stat().st_size for path in (folder / "experts").glob("expert_*.safetensors"))
+        else sum(
+            path.stat().st_size
+            for found in ("experts/expert_*.safetensors", "checkpoint*.safetensors")
+            for path in folder.glob(found)
+        )
     )
-    return checkpoints + max(0, experts - there)
+    return max(0, checkpoints + experts - there)
 
 
 def _with_trajectories(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from iadd_fast.artifacts import DistilledSet
-from iadd_fast.artifacts.checkpoint import CHECKPOINT, save_checkpoint, shared_checkpoint
+from iadd_fast.artifacts.checkpoint import (
+    CHECKPOINT,
+    PREVIOUS,
+    save_checkpoint,
+    shared_checkpoint,
+)
 from iadd_fast.artifacts.files import check_writable, digest, remove_leftovers
 from iadd_fast.data import Data
 from iadd_fast.distributed import Ranks
@@ -159,9 +165,10 @@ class Distillation(ABC):
         """
         options, ranks = self._options, self.ranks
         self.load_checkpoint()
+        if self.skips_in_a_row >= options.max_skips:
+            raise DistillationDiverged(self._diverged() + self._saved())
         if self.folder is not None and ranks.first:
-            # The checkpoint, the one before it, one being written, and the result.
-            check_writable("out", self.folder, 4 * self._checkpoint_bytes())
+            check_writable("out", self.folder, self._room(self.folder))
         with (
             MetricsLog(self.folder if ranks.first else None, self.iteration) as log,
             tqdm(
@@ -197,7 +204,10 @@ class Distillation(ABC):
                     log.sync()  # first, so that no row of a finished iteration is ever missing
                     self.save_checkpoint()
                 if diverged:
-                    raise DistillationDiverged(self._diverged(row["loss"]) + self._saved())
+                    told = "not finite" if row["loss"] is None else f"{row['loss']:.3g}"
+                    raise DistillationDiverged(
+                        self._diverged(f" (last loss {told})") + self._saved()
+                    )
                 if interrupted and not last:
                     kept = (
                         "the same call goes on there"
@@ -210,6 +220,13 @@ class Distillation(ABC):
                 "no network trained on the set stayed finite, in any validation; "
                 + self.advice()
                 + self._saved()
+            )
+        if self.skipped >= options.iterations:
+            warnings.warn(
+                f"none of the {options.iterations} outer steps was of use, and the set is what it "
+                f"began as; {self.advice()}",
+                UserWarning,
+                stacklevel=3,
             )
         return self._handed_out(self.result())
 
@@ -326,9 +343,14 @@ class Distillation(ABC):
             for name, value in part.state().items()
         }
 
-    def _checkpoint_bytes(self) -> int:
-        """About what a checkpoint takes on the disk: the state, the last good and the best one."""
-        return 3 * sum(value.nbytes for value in self._learned().values()) + 2**16
+    def _room(self, folder: Path) -> int:
+        """About the bytes that this run is still going to take in ``folder``."""
+        # The state, the last good and the best one.
+        checkpoint = 3 * sum(value.nbytes for value in self._learned().values()) + 2**16
+        names = (CHECKPOINT, PREVIOUS, SET)
+        there = sum(path.stat().st_size for name in names if (path := folder / name).is_file())
+        # The checkpoint, the one before it, one being written, and the result.
+        return max(0, 4 * checkpoint - there)
 
     def load_checkpoint(self) -> None:
         """Go on from the folder's checkpoint, if there is one; what the first process reads.
@@ -384,12 +406,11 @@ class Distillation(ABC):
                 {k.removeprefix(start): v for k, v in learned.items() if k.startswith(start)}
             )
 
-    def _diverged(self, loss: float | None) -> str:
-        told = "not finite" if loss is None else f"{loss:.3g}"
+    def _diverged(self, loss: str = "") -> str:
         last = self.iteration - self.skips_in_a_row
         since = f"the last useful one was iteration {last}" if last else "none was of use"
         return (
-            f"{self.skips_in_a_row} outer steps in a row were skipped (last loss {told}) at "
+            f"{self.skips_in_a_row} outer steps in a row were skipped{loss} at "
             f"iteration {self.iteration}, {since}; {self.advice()}"
         )
 

@@ -186,7 +186,8 @@ def check_room(folder: Path, students: Sequence[Student], networks: int, rows: i
     each = [networks * student.num_parameters * 4 for student in students]
     there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     # Of the row in training what is kept, what was before it, and the next; each with momentum.
-    check_writable("keep", folder, max(0, rows * sum(each) - there) + 6 * max(each))
+    left = max(0, rows * sum(each) - there)
+    check_writable("keep", folder, left + 6 * max(each) if left else 0)
 
 
 def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from iadd_fast import arguments
 
+#: The tensors of classes or probabilities; a policy's own may have any name.
+LABELS = ("synthetic.labels", "good.synthetic.labels", "best.labels")
+
 
 def check_checkpoint(
     folder: Path,
@@ -38,7 +41,7 @@ def check_checkpoint(
         for name, value in tensors.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise ValueError(f"{name} holds values that are not finite")
-            is_class = name.endswith("labels") and not value.is_floating_point()
+            is_class = name in LABELS and not value.is_floating_point()
             if is_class and (int(value.min()) < 0 or int(value.max()) >= classes):
                 raise ValueError(f"{name} holds others than 0 to {classes - 1}")
     except (TypeError, ValueError) as error:

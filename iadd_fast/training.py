@@ -15,7 +15,15 @@ from iadd_fast.fused import choices
 from iadd_fast.fused.counting import count_right
 from iadd_fast.fused.network import FusedNetwork
 from iadd_fast.fused.precision import check_tf32, products_in
-from iadd_fast.fused.training import OnEpoch, Recipe, State, TrainingSet, train_fused
+from iadd_fast.fused.training import (
+    TESTING,
+    OnEpoch,
+    Recipe,
+    State,
+    TrainingSet,
+    let_go_of_unrolls,
+    train_fused,
+)
 from iadd_fast.memory import Done, attempt, going_on, nothing_helps
 from iadd_fast.seeds import derive, generator
 from iadd_fast.students import Student, check_labels
@@ -252,7 +260,7 @@ def _train_plain(
             )
             if not isinstance(gradient, Done):
                 what = f"training on batches of {len(batch)}"
-                raise nothing_helps(what, gradient, [_batch_size(recipe.batch_size)])
+                raise nothing_helps(what, gradient, [_batch_size(len(batch))])
             theta.grad = gradient.value
             sgd.step()
         if on_epoch is not None:
@@ -268,7 +276,7 @@ def _gradient(student: Student, theta: Tensor, inputs: Tensor, labels: Tensor) -
 
 
 def _batch_size(size: int) -> str:
-    return f"batch_size: got {size}; try {max(1, size // 2)}"
+    return f"batch_size: got {size}; try {size // 2}" if size > 1 else "the size of the student"
 
 
 @torch.no_grad()
@@ -308,7 +316,7 @@ def accuracy(
         size = choices.samples_at_once(FusedNetwork(student), size, device, itemsize)
     else:
         student.check_samples(theta, images, labels)
-    sizes: dict[tuple[object, ...], int] = student.compiled.setdefault("testing plans", {})
+    sizes: dict[tuple[object, ...], int] = student.compiled.setdefault(TESTING, {})
     size = min(size, sizes.get((device, theta.dtype), size))
     with products_in("float32", device):
         while True:
@@ -319,6 +327,8 @@ def accuracy(
             if isinstance(right, Done):
                 return 100.0 * int(right.value) / images.shape[0]
             what = f"testing {size} images at once"
+            if let_go_of_unrolls(student, what, right):
+                continue
             if size == 1:
                 raise nothing_helps(what, right, ["the size of the student or of the images"])
             size = sizes[device, theta.dtype] = -(-size // 2)

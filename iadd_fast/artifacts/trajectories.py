@@ -46,8 +46,8 @@ class MemoryExperts:
             float64; row 0 is the initialisation.
 
     Raises:
-        ValueError: there is none, the shapes differ, a value is not finite, or all snapshots of a
-            trajectory are equal.
+        ValueError: there is none, the shapes or dtypes differ, a value is not finite, or all
+            snapshots of a trajectory are equal.
     """
 
     def __init__(self, trajectories: Sequence[Tensor]) -> None:
@@ -65,6 +65,11 @@ class MemoryExperts:
             if tuple(trajectory.shape) != shape:
                 raise ValueError(
                     f"{what}: got shape {tuple(trajectory.shape)}; the first one has {shape}"
+                )
+            if trajectory.dtype != self.trajectories[0].dtype:
+                raise ValueError(
+                    f"{what}: got {trajectory.dtype}; the first one has "
+                    f"{self.trajectories[0].dtype}"
                 )
         self.epochs = shape[0] - 1
         self.num_parameters = shape[1]

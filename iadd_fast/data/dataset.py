@@ -97,6 +97,8 @@ class Data:
         test_rows: bool, one value for each training row of the source, true where the row was held
             out for ``test`` (in this order); None where ``test`` has a source of its own or is
             None.
+        split: SHA-256 (hex) of which rows of the source are in which of ``train`` and
+            ``validation``; empty where they did not come from :func:`iadd_fast.load_data`.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Data:
     transform: Transform
     fingerprint: str
     test_rows: Tensor | None = None
+    split: str = ""
 
     @property
     def num_classes(self) -> int:

@@ -200,6 +200,7 @@ def load_data(
         transform=transform,
         fingerprint=fingerprint,
         test_rows=test_rows,
+        split=hashlib.sha256(f"{held_out} ".encode() + order.astype("<i8").tobytes()).hexdigest(),
     )
 
 

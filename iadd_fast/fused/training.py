@@ -29,6 +29,10 @@ from iadd_fast.students import Student
 
 TrainingSet = tuple[Tensor, Tensor]
 
+#: Where a student's ``compiled`` holds what an unroll keeps for its next call, and the plans of
+#: training and of testing.
+UNROLLS, TRAINING, TESTING = "fused", "training plans", "testing plans"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -291,7 +295,7 @@ def train_fused(
     """
     network, device = FusedNetwork(student), thetas.device
     size = min(recipe.batch_size, len(sets[0][0]))
-    plans: dict[tuple[object, ...], Plan] = student.compiled.setdefault("training plans", {})
+    plans: dict[tuple[object, ...], Plan] = student.compiled.setdefault(TRAINING, {})
     key = device, thetas.dtype, size, side_by_side
     plan = plans.get(key) or _first_plan(network, size, thetas, side_by_side)
     begun = begun or {}
@@ -322,10 +326,26 @@ def train_fused(
                 finals[index].copy_(fleet.trainers[number].theta)
             first = group.stop
             continue
+        what = f"training {len(group)} networks on batches of {size}"
+        if let_go_of_unrolls(student, what, ran_out):
+            fleet = _Fleet(network, recipe, plan.samples)
+            continue
         plan = _smaller(student, replace(plan, together=len(group)), ran_out, size, sets[0][0])
         plans[key] = plan
         fleet = _Fleet(network, recipe, plan.samples)
     return finals
+
+
+def let_go_of_unrolls(student: Student, what: str, ran_out: RanOut) -> bool:
+    """Let go of what an unroll keeps with ``student``, with a warning; False where there is none.
+
+    In a validation it may take most of the memory; the next unroll makes it anew.
+    """
+    if student.compiled.pop(UNROLLS, None) is None:
+        return False
+    now = "without the buffers that the unroll keeps for its next call"
+    going_on(what, ran_out, now, "a lower memory_budget of the unroll")
+    return True
 
 
 def _group(states: Sequence[State], first: int, most: int) -> range:
@@ -349,13 +369,13 @@ def _smaller(student: Student, plan: Plan, ran_out: RanOut, size: int, images: T
     smaller = plan.lower()
     if smaller is None:
         width = student.spec.get("width")
-        lower = [f"batch_size: got {size}; try {max(1, size // 2)}"]
-        if isinstance(width, int):
-            lower.append(f"the student's width: got {width}; try {max(1, width // 2)}")
+        lower = [f"batch_size: got {size}; try {size // 2}"] if size > 1 else []
+        if isinstance(width, int) and width > 1:
+            lower.append(f"the student's width: got {width}; try {width // 2}")
         if images.device.type != "cpu":
             held = f"{mib(images.nbytes)} of images on {images.device}"
             lower.insert(0, f"what is held there: {held}; leave them on the CPU")
-        raise nothing_helps(what, ran_out, lower)
+        raise nothing_helps(what, ran_out, lower or ["the size of the images"])
     if smaller.together != plan.together:
         now, avoid = f"with {smaller.together} at once", f"at_once={smaller.together}"
     else:

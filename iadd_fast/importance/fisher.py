@@ -30,7 +30,8 @@ def fisher_information(setting: Setting, theta: Tensor) -> Tensor:
     chosen = torch.randperm(setting.images.shape[0], generator=draw)[:count]
     images = setting.images[chosen.to(setting.images.device)].to(setting.device, setting.dtype)
     with torch.no_grad():
-        probabilities = student.apply(theta, images).softmax(1).double().cpu()
+        logits = torch.cat([student.apply(theta, part) for part in images.split(CHUNK)])
+        probabilities = logits.softmax(1).double().cpu()
     _check_finite(probabilities)
     labels = torch.multinomial(probabilities, 1, generator=draw)[:, 0].to(images.device)
 

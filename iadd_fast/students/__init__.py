@@ -272,12 +272,15 @@ def _image_side(image_size: Side) -> tuple[int, int]:
 def _depth(depth: int | None, side: tuple[int, ...]) -> int:
     shortest = min(side)
     if depth is None:
-        depth = 2
+        depth = 2 if shortest > 3 else 1
         while depth < 5 and pooled_side(shortest, depth + 1) >= (3 if shortest == 28 else 4):
             depth += 1
     depth = _size("depth", depth, DEEPEST)
     if pooled_side(shortest, depth) < 1:
-        raise ValueError(f"depth: got {depth}; a side of {shortest} cannot be halved so often")
+        other = "; student 'mlp' takes any" if shortest == 1 else ""
+        raise ValueError(
+            f"depth: got {depth}; a side of {shortest} cannot be halved so often{other}"
+        )
     return depth
 
 

@@ -17,7 +17,7 @@ from iadd_fast.artifacts.folder_lock import exclusive
 from iadd_fast.data import Data
 from iadd_fast.devices import resolve_device
 from iadd_fast.distillation import room
-from iadd_fast.experts import resolve_augment, resolve_student, teachers
+from iadd_fast.experts import resolve_augment, resolve_student, teachers, validation_fingerprint
 from iadd_fast.importance import parse_importance
 from iadd_fast.preset import Preset, find_preset
 from iadd_fast.settings import ExpertSettings
@@ -229,11 +229,10 @@ def _identity(
     data: Data, student: Student, images_per_class: int, space: Space, experts: Experts | None
 ) -> dict[str, Any]:
     """Everything on which the accuracy of a trial depends, JSON-able: settings by their names."""
-    held = data.validation.to("cpu")
     values = {
         "data": data.fingerprint,
         "normalise": data.transform.kind,
-        "validation": _digest(held.images, held.labels),
+        "validation": validation_fingerprint(data),
         "student": student.spec,
         "experts": "trained here" if experts is None else _digest_of(experts),
         "images_per_class": images_per_class,

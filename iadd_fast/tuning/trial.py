@@ -18,7 +18,6 @@ from iadd_fast.artifacts.files import refuse_link
 from iadd_fast.data import Data
 from iadd_fast.distillation import distill
 from iadd_fast.distillation_run import DistillationDiverged
-from iadd_fast.settings import DistillSettings
 from iadd_fast.students import Student
 from iadd_fast.tuning.result import Tried
 from iadd_fast.tuning.space import Space
@@ -74,7 +73,7 @@ class Trials:
         began = time.monotonic()
         keywords = self.space.keywords(trial.params)
         iterations = keywords["iterations"]
-        done, diverged = _state(folder, keywords.get("max_skips", DistillSettings().max_skips))
+        done = _iteration(folder)
 
         def lags() -> bool:
             # A run that has reached its end is complete, whatever the others did.
@@ -98,8 +97,6 @@ class Trials:
         try:
             if seen and lags():  # killed between the report and this question
                 raise Pruned
-            if diverged:  # killed before it was told
-                raise DistillationDiverged
             distill(
                 self.data,
                 self.experts,
@@ -131,16 +128,12 @@ class Trials:
         remove_checkpoints(folder)
 
 
-def _state(folder: Path, max_skips: int) -> tuple[int, bool]:
-    """At which iteration the run in ``folder`` goes on, and whether it had diverged."""
+def _iteration(folder: Path) -> int:
+    """At which iteration the run in ``folder`` goes on."""
     found = load_checkpoint(folder)
     if found is None:
-        return 0, False
-    done, skips = (
-        arguments.whole(f"{folder}: {name} of the checkpoint", found[1].get(name), 0)
-        for name in ("iteration", "skips_in_a_row")
-    )
-    return done, skips >= max_skips
+        return 0
+    return arguments.whole(f"{folder}: iteration of the checkpoint", found[1].get("iteration"), 0)
 
 
 def tidy(folder: Path, study: optuna.Study) -> None:

@@ -25,6 +25,7 @@ from iadd_fast.fused.activations import Activations
 from iadd_fast.fused.graphs import Replayed
 from iadd_fast.fused.network import FusedNetwork, Vectors
 from iadd_fast.fused.passes import Passes
+from iadd_fast.fused.training import TESTING, TRAINING, UNROLLS
 from iadd_fast.memory import Done, attempt, going_on, nothing_helps
 from iadd_fast.ops import param_distance_gradients
 from iadd_fast.ops.backends import OPERATORS, backend_of
@@ -33,8 +34,8 @@ from iadd_fast.unroll.fused_inputs import StepInputs
 from iadd_fast.unroll.memory import Plan, kept_from, lower_fused, what
 from iadd_fast.unroll.problem import Problem, TrajectoryGradient
 
-#: Where a student's ``compiled`` holds the unrolls of the last shape, and the plans of all.
-_UNROLLS, _PLANS = "fused", "fused plans"
+#: Where a student's ``compiled`` holds the plans of all shapes.
+_PLANS = "fused plans"
 
 
 @dataclass(frozen=True)
@@ -285,7 +286,7 @@ def fused_gradients(problems: Sequence[Problem]) -> list[TrajectoryGradient]:
         outcome = attempt(
             functools.partial(_next_group, problems[len(results) :], plan),
             first.theta.device,
-            functools.partial(student.compiled.pop, _UNROLLS, None),
+            functools.partial(student.compiled.pop, UNROLLS, None),
         )
         if isinstance(outcome, Done):
             results += outcome.value
@@ -308,19 +309,23 @@ def _next_group(problems: Sequence[Problem], plan: Plan) -> list[TrajectoryGradi
 def _unrolls_of(problems: Sequence[Problem], plan: Plan) -> FusedUnrolls:
     # One entry: the buffers of a shape that is no longer used are let go.
     compiled = problems[0].student.compiled
-    cached = compiled.get(_UNROLLS)
+    cached = compiled.get(UNROLLS)
     if cached is None or (cached.shape, cached.plan) != (Shape.of(problems[0]), plan):
-        compiled.pop(_UNROLLS, None)
+        compiled.pop(UNROLLS, None)
         cached = None
-        cached = compiled[_UNROLLS] = FusedUnrolls(problems, plan)
+        cached = compiled[UNROLLS] = FusedUnrolls(problems, plan)
     unrolls: FusedUnrolls = cached
     return unrolls
 
 
 def release(student: Student) -> None:
-    """Let go of the buffers, graphs and plans that engine ``"fused"`` keeps with a student."""
-    student.compiled.pop(_UNROLLS, None)
-    student.compiled.pop(_PLANS, None)
+    """Let go of the buffers, graphs and plans that engine ``"fused"`` keeps with a student.
+
+    Those of training and testing too: what a distillation had to do with little memory is no rule
+    for what comes after it.
+    """
+    for name in (UNROLLS, _PLANS, TRAINING, TESTING):
+        student.compiled.pop(name, None)
 
 
 def check_fused(problem: Problem) -> None:

@@ -138,7 +138,7 @@ def lower_fused(problem: Problem, plan: Plan) -> list[str]:
     ]
     shares.sort(key=lambda share: -share[0])
     total = sum(taken for taken, _ in shares)
-    return [text for taken, text in shares if 100 * taken >= total]
+    return _possible([text for taken, text in shares if 100 * taken >= total])
 
 
 def lower_module(problem: Problem, engine: str) -> list[str]:
@@ -149,12 +149,19 @@ def lower_module(problem: Problem, engine: str) -> list[str]:
     if engine == "reference":
         other = "'fused'" if fused else "'module'"
         why = f"which keeps the graphs of all {problem.window} steps"
-        return [f"engine: got 'reference', {why}; try {other}", steps, batch]
+        return _possible([f"engine: got 'reference', {why}; try {other}", steps, batch])
     first = ["engine: got 'module', which holds a step's whole graph; try 'fused'"]
-    return [*(first if fused else []), batch, steps, _width(problem)]
+    return _possible([*(first if fused else []), batch, steps, _width(problem)])
+
+
+def _possible(advice: list[str]) -> list[str]:
+    """The advice without what cannot be lowered, which is empty."""
+    return [text for text in advice if text] or ["the size of the images"]
 
 
 def _steps(problem: Problem, taken: int) -> str:
+    if problem.window == 1:
+        return ""
     got = f"None (all {problem.steps} steps)" if problem.window == problem.steps else problem.window
     return (
         f"window (or steps): got {got}, {mib(taken)} of parameters, {mib(problem.theta.nbytes)} a "
@@ -164,12 +171,16 @@ def _steps(problem: Problem, taken: int) -> str:
 
 def _batch(problem: Problem, why: str) -> str:
     count, size = len(problem.images), problem.batch_size
+    if min(size or count, count) == 1:
+        return ""
     got = f"None ({count} samples)" if size is None else size
     return f"batch_size: got {got}, {why}; try {max(1, min(size or count, count) // 2)}"
 
 
 def _images(problem: Problem, taken: int) -> str:
     count = len(problem.images)
+    if count == 1:
+        return ""
     return f"images_per_class: {count} samples, {mib(taken)} with their gradient; try half of it"
 
 
@@ -177,4 +188,4 @@ def _width(problem: Problem) -> str:
     width = problem.student.spec.get("width")
     if not isinstance(width, int):
         return f"the student: {problem.student.num_parameters:,} parameters; try a smaller one"
-    return f"the student's width: got {width}; try {max(1, width // 2)}"
+    return f"the student's width: got {width}; try {width // 2}" if width > 1 else ""

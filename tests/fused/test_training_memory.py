@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,10 +15,20 @@ from torch import Tensor
 from iadd_fast import students, training
 from iadd_fast.fused import choices
 from iadd_fast.fused.network import FusedNetwork
-from iadd_fast.fused.training import FusedTrainer, OnEpoch, Recipe, State, train_fused
+from iadd_fast.fused.training import (
+    TESTING,
+    TRAINING,
+    UNROLLS,
+    FusedTrainer,
+    OnEpoch,
+    Recipe,
+    State,
+    train_fused,
+)
 from iadd_fast.matching import Matcher
 from iadd_fast.memory import OutOfMemory
 from iadd_fast.training import accuracy, train_many
+from iadd_fast.unroll import release
 from tests.fused.test_training import samples
 from tests.memory_limit import MemoryLimit
 
@@ -263,3 +274,44 @@ def test_samples_at_once_is_asked_once_per_call(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(FusedTrainer, "__init__", spy)
     trained(student())
     assert seen == [7, 7, 7]
+
+
+def test_what_an_unroll_keeps_goes_before_anything_is_made_smaller() -> None:
+    """A validation beside a distillation's buffers: breaks when it goes down to fewer samples at
+    once, which changes its bits, or ends the run, while memory is held that nobody needs then."""
+    network = student()
+    wanted, _, alone = trained(network, side_by_side=1)
+    images, labels = samples(torch.float32)
+    score = accuracy(network, wanted[0], images, labels)
+    with MemoryLimit() as memory, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for use in ("training", "testing"):
+            network.compiled[UNROLLS] = torch.empty(alone.peak // 4)
+            memory.limit = alone.peak + alone.peak // 2 if use == "training" else None
+            if use == "training":
+                sets = [samples(torch.float32)] * 3
+                got = train_fused(network, starts(network), sets, SEEDS, RECIPE, None, 1)
+                assert torch.equal(got, wanted)
+            else:
+                memory.limit = memory.live() + 1_000
+                assert accuracy(network, wanted[0], images, labels, 1) == score
+            assert UNROLLS not in network.compiled
+    told = [str(entry.message) for entry in caught]
+    assert len(told) == 2 and all("a lower memory_budget of the unroll avoids" in t for t in told)
+    release(network)
+    assert not {TRAINING, TESTING} & network.compiled.keys()
+
+
+@pytest.mark.filterwarnings("ignore:training 1 networks on batches of 2")
+@pytest.mark.parametrize("size", [1, 2])
+def test_nothing_is_advised_that_cannot_be_lowered(size: int) -> None:
+    """Breaks when the last word is 'batch_size: got 1; try 1'."""
+    images, labels = samples(torch.float32)
+    recipe = replace(RECIPE, batch_size=size, augment=None)
+    network = student()
+    with MemoryLimit() as memory, pytest.raises(OutOfMemory) as caught:
+        theta = starts(network)[:1].clone()
+        memory.limit = memory.live() + 2 * theta.nbytes
+        train_fused(network, theta, [(images, labels)], [0], recipe)
+    assert ("batch_size: got" in str(caught.value)) == (size == 2)
+    assert "the student's width: got 8; try 4" in str(caught.value)

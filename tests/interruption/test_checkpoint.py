@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import shutil
@@ -21,6 +22,7 @@ from iadd_fast.artifacts.checkpoint import (
     save_checkpoint,
 )
 from iadd_fast.artifacts.files import load_tensors, read_json, save_tensors, write_json
+from iadd_fast.experts import validation_fingerprint
 from iadd_fast.students import parse_student
 
 RUN: dict[str, Any] = {
@@ -306,3 +308,38 @@ def test_room_for_the_checkpoints_is_looked_for_before_the_experts_are_trained(
     with pytest.raises(ValueError, match=r"out: .* has [0-9]+ MiB free; what goes there takes"):
         iadd_fast.distill(data, **options)
     assert not (tmp_path / "experts").exists()
+
+
+def test_a_run_that_fitted_when_it_began_is_gone_on_with(
+    data: iadd_fast.Data,
+    experts: iadd_fast.Experts,
+    whole: iadd_fast.DistilledSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Breaks when the room that its own checkpoints take is asked for again."""
+    usage, free = shutil.disk_usage(tmp_path), 0
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=free))
+    with pytest.raises(ValueError, match="what goes there takes") as refused:
+        run(data, experts, tmp_path)
+    free = 2**10 * (1 + int(str(refused.value).split()[-2]))
+    with pytest.raises(KeyboardInterrupt):
+        run(data, experts, tmp_path, stop=5)
+    free -= sum(path.stat().st_size for path in tmp_path.glob("checkpoint*"))
+    for _ in range(2):  # to its end, and once more
+        assert torch.equal(run(data, experts, tmp_path).images, whole.images)
+        free -= (tmp_path / "distilled.safetensors").stat().st_size
+
+
+def test_the_split_is_known_by_its_rows_and_not_by_rounding(data: iadd_fast.Data) -> None:
+    """A whitening transform rounds by the number of threads: breaks when experts of another
+    process are refused for that."""
+    held = data.validation
+    rounded = dataclasses.replace(held, images=held.images + 1e-7)
+    other = dataclasses.replace(data, validation=rounded)
+    assert validation_fingerprint(other) == validation_fingerprint(data)
+    fewer = dataclasses.replace(data, validation=held.subset(range(len(held) - 1)))
+    assert validation_fingerprint(fewer) != validation_fingerprint(data)
+    seeds = [iadd_fast.load_data("digits", seed=seed) for seed in (0, 1)]
+    first, second = map(validation_fingerprint, seeds)
+    assert first != second

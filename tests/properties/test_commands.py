@@ -29,6 +29,7 @@ import iadd_fast.planning.run
 from iadd_fast import load_data
 from iadd_fast.cli import app
 from iadd_fast.distillation_run import Distillation
+from iadd_fast.expert_training import ExpertTraining
 from iadd_fast.tuning.search import Search
 from tests.properties.strategies import small_set, told
 
@@ -96,7 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
-        patch.setattr(iadd_fast.experts, "_train", reached)
+        patch.setattr(ExpertTraining, "train", reached)
         patch.setattr(Distillation, "run", reached)
         patch.setattr(iadd_fast.evaluation, "_trained", reached)
         patch.setattr(iadd_fast.comparison.run, "Process", reached)

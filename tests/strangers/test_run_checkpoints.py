@@ -19,7 +19,8 @@ Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
 RUN: dict[str, Any] = {
     "iterations": 3, "steps": 2, "expert_epochs": 1, "max_start_epoch": 0, "validate_every": 1,
     "validation_networks": 1, "validation_epochs": 1, "checkpoint_every": 1, "augment": "none",
-    "soft_labels": True, "ema": 0.9, "student": "mlp:width=4,depth=2", "device": "cpu",
+    "soft_labels": True, "ema": 0.9, "max_loss": 1e6, "student": "mlp:width=4,depth=2",
+    "device": "cpu",
     "progress": False,
 }  # fmt: skip
 

@@ -186,3 +186,12 @@ def test_layers_cover_theta_once() -> None:
         for part in parts:
             seen[part] += 1
     assert torch.equal(seen, torch.ones_like(seen))
+
+
+@pytest.mark.parametrize("side", [2, 3])
+def test_small_images_have_a_default_network(side: int) -> None:
+    """Breaks when images of two pixels a side need a student to be named."""
+    student = students.for_data((1, side, side), 2)
+    assert student.spec["depth"] == 1
+    with pytest.raises(ValueError, match="depth: got 1; a side of 1 .* student 'mlp' takes any"):
+        students.for_data((1, 1, 1), 2)

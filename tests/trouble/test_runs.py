@@ -263,3 +263,35 @@ def test_a_policy_learns_nothing_from_a_skipped_step(lr: float) -> None:
     run.importance = spy
     assert run.outer_step()["loss"] is None
     assert spy.updates == 0
+
+
+@pytest.mark.filterwarnings("ignore:1 of 1 validation networks diverged")
+@pytest.mark.parametrize("iterations", [4, 50])
+def test_a_diverged_run_that_is_called_again_says_the_same(tmp_path: Path, iterations: int) -> None:
+    """Also where it diverged in its last iteration: breaks when the second call makes one more
+    step, or returns a set as if all were well."""
+    options: dict[str, Any] = {"validate_every": 1, "lr_init": 0.02}
+    for call in range(2):
+        with pytest.raises(DistillationDiverged, match="3 outer steps in a row") as raised:
+            diverging(tmp_path, iterations, **options)
+        assert ("last loss" in str(raised.value)) == (call == 0)
+        assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_run_of_which_no_step_was_of_use_says_so(tmp_path: Path) -> None:
+    """Fewer steps than max_skips, all skipped: breaks when the images that it began with are
+    handed out as its result without a word."""
+    images, _ = initial_images(blobs(), 1, "real", 0)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="none of the 2 outer steps was of use, and the set"):
+            made = diverging(tmp_path, 2, max_loss=1e-30, max_skips=9, lr_images=1.0)
+        assert torch.equal(made.images, images)
+
+
+def test_experts_of_another_dtype_are_refused_before_the_work() -> None:
+    """Breaks at the first segment of such an expert, under the images' name."""
+    rows = trajectory(MLP).trajectories[0]
+    with pytest.raises(ValueError, match=r"experts: hold torch.float64; the data's images are"):
+        distill(blobs(), MemoryExperts([rows.double()]), 1, student=MLP, **QUICK)
+    with pytest.raises(ValueError, match=r"trajectories\[1\]: got torch.float64; the first"):
+        MemoryExperts([rows, rows.double()])

@@ -21,7 +21,7 @@ from iadd_fast.tuning import Tuning
 STUDENT = "mlp:width=4,depth=2"
 QUICK: dict[str, Any] = {
     "iterations": 2, "augment": "none", "validation_networks": 1, "validation_epochs": 1,
-    "steps": 1, "expert_epochs": 1, "max_start_epoch": 1, "batch_size": 2,
+    "steps": 1, "expert_epochs": 1, "max_start_epoch": 1, "batch_size": 2, "max_loss": 1e6,
 }  # fmt: skip
 HUGE = 10**400
 Lines = list[dict[str, Any]]
