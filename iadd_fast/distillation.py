@@ -133,13 +133,12 @@ def distill(
         _check_no_teachers(experts, importance)
     needed = 0
     if isinstance(options, DistillSettings) and experts is None:
-        reach = options.max_start_epoch + options.expert_epochs
         network = resolve_student(student, data, chosen)
-        taught = ExpertSettings.of(**({} if chosen is None else chosen.values("experts")))
-        needed = room(data, network, images_per_class, taught.count * (reach + 1), folder)
+        reach = options.max_start_epoch + options.expert_epochs
+        needed = room(data, network, images_per_class, reach, chosen, folder)
     with exclusive(folder, "distill") if folder is not None and ranks.first else nullcontext():
         if folder is not None and ranks.first:
-            check_writable("out", folder, 0 if experts is not None else needed)
+            check_writable("out", folder, needed)
         run: Distillation
         if not isinstance(options, DistillSettings):
             student = resolve_student(student, data, chosen)
@@ -176,14 +175,20 @@ def distill(
 
 
 def room(
-    data: Data, student: Student, images_per_class: int, snapshots: int, folder: Path | None
+    data: Data,
+    student: Student,
+    images_per_class: int,
+    reach: int,
+    preset: Preset | None,
+    folder: Path | None,
 ) -> int:
-    """About the bytes that so many snapshots of experts and the checkpoints after them take."""
+    """About the bytes that experts up to epoch ``reach`` and the checkpoints after them take."""
     values = images_per_class * data.num_classes * math.prod(data.sample_shape)
     # Four checkpoints (this one, that before, the next, the result) of three states each; a policy
     # keeps up to three numbers a parameter.
     checkpoints = 4 * 3 * 4 * (values + 3 * student.num_parameters)
-    experts = snapshots * 4 * student.num_parameters
+    taught = ExpertSettings.of(**({} if preset is None else preset.values("experts")))
+    experts = taught.count * (reach + 1) * 4 * student.num_parameters
     there = (
         0
         if folder is None

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from iadd_fast import arguments
-from iadd_fast.artifacts.files import own_folder, remove_leftovers, write_atomically
+from iadd_fast.artifacts.files import refuse_link, remove_leftovers, write_atomically
 from iadd_fast.reading import parse_json, regular_file
 
 #: Bytes of a line; a row of the largest network's layers has some ten thousand.
@@ -44,7 +44,7 @@ class MetricsLog:
         path = folder / "metrics.jsonl"
         kept = [] if iteration == 0 or not path.exists() else _before(path, iteration)
         has_board = importlib.util.find_spec("tensorboard") is not None
-        board = own_folder(folder / "tensorboard") if has_board else None
+        board = refuse_link(folder / "tensorboard") if has_board else None
         remove_leftovers(path)
         write_atomically(path, lambda temporary: _write_lines(temporary, kept))
         self._file = path.open("a")

@@ -146,7 +146,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = header_metadata(path, file.metadata())
             # Cloned: the views are backed by the file, which somebody may truncate later.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
     except SafetensorError as error:
         raise not_safetensors(path, error) from None
     written = metadata.pop(CHECKSUM_KEY, None)
@@ -207,12 +207,6 @@ def refuse_link(folder: Path) -> Path:
         raise ValueError(
             f"{folder}: is a link to {folder.resolve()}; takes a folder of its own there, or none"
         )
-    return folder
-
-
-def own_folder(folder: Path) -> Path:
-    """:func:`refuse_link`, and the folder made where it is missing."""
-    refuse_link(folder).mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -33,7 +33,7 @@ class Process:
 
     def __init__(self, name: str, command: Sequence[str] = COMMAND) -> None:
         self.name = name
-        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - open as long as the process
         paths = [str(Path(iadd_fast.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
             list(command),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -14,13 +13,13 @@ from iadd_fast import arguments
 from iadd_fast.artifacts import Experts, ExpertStore
 from iadd_fast.artifacts.files import check_writable, refuse_link
 from iadd_fast.artifacts.folder_lock import exclusive
+from iadd_fast.artifacts.trajectories import fingerprint_of
 from iadd_fast.data import Data
 from iadd_fast.devices import resolve_device
 from iadd_fast.distillation import room
 from iadd_fast.experts import resolve_augment, resolve_student, teachers, validation_fingerprint
 from iadd_fast.importance import parse_importance
 from iadd_fast.preset import Preset, find_preset
-from iadd_fast.settings import ExpertSettings
 from iadd_fast.students import Student
 from iadd_fast.synthetic import check_images_per_class
 from iadd_fast.tuning.importances import importances
@@ -138,9 +137,7 @@ def tune(
     with quiet(optuna), exclusive(folder, "tune"):
         needed = 0
         if given is None:
-            taught = ExpertSettings.of(**({} if chosen is None else chosen.values("experts")))
-            snapshots = taught.count * (space.reach + 1)
-            needed = room(data, network, images_per_class, snapshots, folder)
+            needed = room(data, network, images_per_class, space.reach, chosen, folder)
         check_writable("out", folder, needed)
         study = open_study(folder, asked, space, pruner)
         tidy(folder, study)
@@ -234,7 +231,7 @@ def _identity(
         "normalise": data.transform.kind,
         "validation": validation_fingerprint(data),
         "student": student.spec,
-        "experts": "trained here" if experts is None else _digest_of(experts),
+        "experts": "trained here" if experts is None else fingerprint_of(experts),
         "images_per_class": images_per_class,
         "importance": space.importance,
         **space.fixed,
@@ -243,19 +240,6 @@ def _identity(
     }
     same: dict[str, Any] = json.loads(json.dumps(values))
     return same
-
-
-def _digest_of(experts: Experts) -> str:
-    last = len(experts) - 1, experts.epochs
-    ends = _digest(experts.snapshot(0, 0), experts.snapshot(*last))
-    return f"{len(experts)} of {experts.epochs} epochs, {ends}"
-
-
-def _digest(*tensors: torch.Tensor) -> str:
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.contiguous().numpy().data)
-    return found.hexdigest()[:16]
 
 
 def _best_keywords(

@@ -85,6 +85,17 @@ def of_trials(name: str, value: Any) -> Callable[[Lines], None]:
     return edit
 
 
+def of_the_second(drawn: Any) -> Callable[[Lines], None]:
+    """What the journal says was drawn for the trial after the first, or a change of it."""
+
+    def edit(lines: Lines) -> None:
+        attributes = [line["system_attrs"] for line in lines if "fixed_params" in str(line)]
+        held = [entry for entry in attributes if "fixed_params" in entry][1]
+        held["fixed_params"] = drawn(held["fixed_params"]) if callable(drawn) else drawn
+
+    return edit
+
+
 def another_range(lines: Lines) -> None:
     for line in lines:
         if line.get("param_name") == "lr_images":
@@ -122,6 +133,9 @@ def out_of_range(lines: Lines) -> None:
         (of_trials("seconds", HUGE), "trial 0: seconds: got 1000"),
         (of_trials("ended", {}), r"trial 0: ended: got \{\}"),
         (of_trials("fixed_params", 5), "trial 0: begins with 5"),
+        (of_the_second([]), r"trial 1: what was drawn: got \[\]"),
+        (of_the_second({"zzz": 1}), r"trial 1: was drawn with \['zzz'\]"),
+        (of_the_second(lambda drawn: {**drawn, "lr_lr": 1e30}), r"trial 1: lr_lr: got 1e\+30"),
         (another_range, "trial 0: got 'lr_images', drawn from another range"),
         (out_of_range, r"trial 0: lr_images: got 1e\+300"),
         (every("param_name", "zzz"), "trial 0: got 'zzz'"),
